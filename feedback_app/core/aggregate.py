@@ -1,0 +1,191 @@
+"""The aggregate of one window: what is counted, and its stored form.
+
+It is *initialize* (``Aggregate()``), *add*, *result* (``feedback_app.closing`` builds the document), and nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, Self
+from zlib import crc32
+
+import orjson
+
+from feedback_app.core.events import Event
+
+MAX_TAGS: Final = 32
+
+_VERSION: Final = 1
+#: version, revision, count, positive, negative, neutral, scoreCount, scoreSum, scoreMin, scoreMax, comments, otherTags,
+#: first and last timestamp (ms), checksum. Tag counts follow as JSON when there are any.
+_FIXED: Final = struct.Struct(">BIQQQQQQBBQQQQQ")
+_CHECKSUM_MASK: Final = (1 << 63) - 1  # MongoDB's integers have 64 bits with a sign
+
+
+def checksum_seed(topic: str, partition: int) -> int:
+    """Return what :func:`origin_checksum` needs to know of an input partition."""
+    return crc32(f"{topic}/{partition}".encode())
+
+
+def origin_checksum(seed: int, offset: int) -> int:
+    """Return the share of one record in its window's checksum.
+
+    The sum over records does not depend on their order, and a record that is missing, or there twice, changes it.
+    """
+    return crc32(offset.to_bytes(8, "big"), seed)
+
+
+class Aggregate:
+    """The counts of one (agent, window). Mutable, and owned by one fold until that fold is committed."""
+
+    __slots__ = (
+        "checksum",
+        "comments",
+        "count",
+        "first",
+        "last",
+        "negative",
+        "neutral",
+        "other_tags",
+        "positive",
+        "revision",
+        "score_count",
+        "score_max",
+        "score_min",
+        "score_sum",
+        "tags",
+    )
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.count = self.positive = self.negative = self.neutral = 0
+        self.score_count = self.score_sum = self.score_min = self.score_max = 0
+        self.comments = 0
+        self.tags: dict[str, int] | None = None
+        self.other_tags = 0
+        self.first = self.last = 0
+        self.checksum = 0
+
+    def add(self, event: Event, timestamp: int, checksum: int) -> None:
+        """Count one event; *checksum* is its :func:`origin_checksum`."""
+        if self.count == 0:
+            self.first = self.last = timestamp
+        elif timestamp > self.last:
+            self.last = timestamp
+        elif timestamp < self.first:
+            self.first = timestamp
+        self.count += 1
+        rating = event["rating"]
+        if rating == "positive":
+            self.positive += 1
+        elif rating == "negative":
+            self.negative += 1
+        else:
+            self.neutral += 1
+        self.checksum = (self.checksum + checksum) & _CHECKSUM_MASK
+        if len(event) > 5:  # most events have the five required fields and nothing else
+            self._add_optional(event)
+
+    def _add_optional(self, event: Event) -> None:
+        score = event.get("score")
+        if score is not None:
+            if self.score_count == 0:
+                self.score_min = self.score_max = score
+            else:
+                self.score_min = min(self.score_min, score)
+                self.score_max = max(self.score_max, score)
+            self.score_count += 1
+            self.score_sum += score
+        if event.get("comment"):
+            self.comments += 1
+        tags = event.get("tags")
+        if tags:
+            counts = self.tags
+            if counts is None:
+                counts = self.tags = {}
+            for tag in tags:
+                if tag in counts:
+                    counts[tag] += 1
+                elif len(counts) < MAX_TAGS:
+                    counts[tag] = 1
+                else:
+                    self.other_tags += 1
+
+    def copy(self) -> Self:
+        """Return an independent copy: a fold changes copies, so that an abort leaves the original as it was."""
+        twin = self.__class__.__new__(self.__class__)
+        twin.revision = self.revision
+        twin.count = self.count
+        twin.positive = self.positive
+        twin.negative = self.negative
+        twin.neutral = self.neutral
+        twin.score_count = self.score_count
+        twin.score_sum = self.score_sum
+        twin.score_min = self.score_min
+        twin.score_max = self.score_max
+        twin.comments = self.comments
+        twin.tags = None if self.tags is None else self.tags.copy()
+        twin.other_tags = self.other_tags
+        twin.first = self.first
+        twin.last = self.last
+        twin.checksum = self.checksum
+        return twin
+
+    def encode(self) -> bytes:
+        """Return the stored form; :meth:`decode` is its inverse."""
+        fixed = _FIXED.pack(
+            _VERSION,
+            self.revision,
+            self.count,
+            self.positive,
+            self.negative,
+            self.neutral,
+            self.score_count,
+            self.score_sum,
+            self.score_min,
+            self.score_max,
+            self.comments,
+            self.other_tags,
+            self.first,
+            self.last,
+            self.checksum,
+        )
+        return fixed if self.tags is None else fixed + orjson.dumps(self.tags)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read the stored form.
+
+        Raises:
+            ValueError: it was written by a version of the application that this one does not know.
+        """
+        if data[0] != _VERSION:
+            raise ValueError(f"state format {data[0]} is unknown; this version reads format {_VERSION}")
+        new = cls.__new__(cls)
+        (
+            _,
+            new.revision,
+            new.count,
+            new.positive,
+            new.negative,
+            new.neutral,
+            new.score_count,
+            new.score_sum,
+            new.score_min,
+            new.score_max,
+            new.comments,
+            new.other_tags,
+            new.first,
+            new.last,
+            new.checksum,
+        ) = _FIXED.unpack_from(data)
+        new.tags = orjson.loads(data[_FIXED.size :]) if len(data) > _FIXED.size else None
+        return new
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Aggregate) and self.encode() == other.encode()
+
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
+    def __repr__(self) -> str:
+        return f"Aggregate(count={self.count}, revision={self.revision}, first={self.first}, last={self.last})"

@@ -1,0 +1,71 @@
+"""What leaves the application: the document of a window, the document of an item, and the aggregated event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from feedback_app.core.aggregate import Aggregate
+from feedback_app.core.events import Event, Origin
+from feedback_app.core.windows import Window
+
+Document = dict[str, Any]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: The last millisecond that a date can hold; later times (an event's own, never a window's in practice) stop there.
+_LAST_MS = int((datetime.max.replace(tzinfo=UTC) - _EPOCH) / timedelta(milliseconds=1))
+
+
+def date(ms: int) -> datetime:
+    """Return *ms* since the epoch as an aware datetime."""
+    return _EPOCH + timedelta(milliseconds=min(ms, _LAST_MS))
+
+
+def window_document(window: Window, aggregate: Aggregate) -> Document:
+    """Return the window's document, less ``closedAt``, which the sink adds when it writes."""
+    scored = aggregate.score_count > 0
+    return {
+        "_id": window.document_id,
+        "agentId": window.agent_id,
+        "windowStart": date(window.start),
+        "windowEnd": date(window.end),
+        "windowSize": window.size,
+        "count": aggregate.count,
+        "positive": aggregate.positive,
+        "negative": aggregate.negative,
+        "neutral": aggregate.neutral,
+        "scoreCount": aggregate.score_count,
+        "scoreSum": aggregate.score_sum,
+        "scoreMin": aggregate.score_min if scored else None,
+        "scoreMax": aggregate.score_max if scored else None,
+        "comments": aggregate.comments,
+        # A list: a tag comes from outside and must never become a field name.
+        "tags": [{"tag": tag, "count": count} for tag, count in sorted((aggregate.tags or {}).items())],
+        "otherTags": aggregate.other_tags,
+        "firstTimestamp": date(aggregate.first),
+        "lastTimestamp": date(aggregate.last),
+        "revision": aggregate.revision,
+        "checksum": aggregate.checksum,
+    }
+
+
+def aggregated_event(window: Window, document: Document) -> Document:
+    """Return the aggregated event of a window's document."""
+    return {**document, "eventId": window.event_id(document["revision"])}
+
+
+def to_json(document: Mapping[str, Any]) -> bytes:
+    """Encode an outgoing document; dates become RFC 3339 in UTC."""
+    return orjson.dumps(document, option=orjson.OPT_UTC_Z)
+
+
+def item_document(event: Event, origin: Origin) -> Document:
+    """Return the document that the ``feedback`` collection keeps of one event."""
+    item = {name: value for name, value in event.items() if value is not None and name != "feedbackId"}
+    item["_id"] = event["feedbackId"]
+    item["timestamp"] = date(event["timestamp"])
+    item["origin"] = {"topic": origin.topic, "partition": origin.partition, "offset": origin.offset}
+    return item

@@ -1,0 +1,86 @@
+"""The topics: their names, how they are made, and the check that they fit the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from feedback_app.settings import Settings
+
+TABLE_NAME = "feedback_windows"
+
+#: How long the changelog keeps tombstones (Kafka's own default). A data dir that is older must be restored in full.
+TOMBSTONES_KEPT_MS = 24 * 3600 * 1000
+
+#: Side topics must take the largest record that the input accepts (Kafka's default is 1 MiB) and our headers on top.
+MAX_INPUT_BYTES = 1_048_588
+MAX_SIDE_BYTES = MAX_INPUT_BYTES + 16_384
+
+
+class Header(StrEnum):
+    """Headers that the application adds; decimals and texts, UTF-8."""
+
+    ERROR = "feedback-error"
+    ORIGIN_TOPIC = "feedback-origin-topic"
+    ORIGIN_PARTITION = "feedback-origin-partition"
+    ORIGIN_OFFSET = "feedback-origin-offset"
+    WATERMARK = "feedback-watermark"
+    DECIDED_AT = "feedback-decided-at"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic as it should be."""
+
+    name: str
+    partitions: int
+    config: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The names of all topics, prefix included."""
+
+    feedback: str
+    repartition: str
+    aggregates: str
+    late: str
+    dead_letter: str
+    changelog: str
+    partitions: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Topics:
+        prefix = settings.topic_prefix
+        return cls(
+            feedback=f"{prefix}feedback",
+            repartition=f"{prefix}feedback-repartition",
+            aggregates=f"{prefix}feedback-aggregates",
+            late=f"{prefix}feedback-late",
+            dead_letter=f"{prefix}feedback-dead-letter",
+            changelog=f"{prefix}{settings.app_id}-{TABLE_NAME}-changelog",
+            partitions=settings.partitions,
+        )
+
+    @property
+    def sources(self) -> tuple[str, str]:
+        """The topics whose records are counted."""
+        return (self.feedback, self.repartition)
+
+    def specs(self) -> Iterator[TopicSpec]:
+        """Every topic with the configuration that it is made with."""
+        # The broker's clock decides what is "in the future": producers' clocks are not to be trusted.
+        appended = {"message.timestamp.type": "LogAppendTime"}
+        side = {"max.message.bytes": str(MAX_SIDE_BYTES)}
+        yield TopicSpec(self.feedback, self.partitions, {**appended})
+        # Trimmed below the committed offsets by the application, never by time: an unread record must stay.
+        yield TopicSpec(self.repartition, self.partitions, {**appended, **side, "retention.ms": "-1"})
+        yield TopicSpec(self.aggregates, self.partitions, {**side})
+        yield TopicSpec(self.late, self.partitions, {**side})
+        yield TopicSpec(self.dead_letter, self.partitions, {**side})
+        yield TopicSpec(
+            self.changelog,
+            self.partitions,
+            {"cleanup.policy": "compact", "delete.retention.ms": str(TOMBSTONES_KEPT_MS)},
+        )
