@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from feedback_app.settings import Settings
+if TYPE_CHECKING:  # the names are needed where pydantic must not be
+    from feedback_app.settings import Settings
 
 TABLE_NAME = "feedback_windows"
 

@@ -1,0 +1,1 @@
+"""What the worker does with a partition: fold batches, close windows."""

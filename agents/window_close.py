@@ -1,0 +1,172 @@
+"""Closing due windows: upsert their documents, then commit what follows from that."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from feedback_app.closing import CloseRules, DueWindow, bulks, plan, settle
+from feedback_app.core.clock import Clock
+from feedback_app.core.transaction import Transaction
+from feedback_app.core.watermark import Lateness
+from feedback_app.errors import Aborted
+from feedback_app.health import Health
+from feedback_app.retry import retrying
+from feedback_app.sinks import Outcome, Sink
+from tables.feedback_windows import FeedbackWindows
+from tables.partition import OwnedPartition
+
+logger = logging.getLogger(__name__)
+
+#: How often a partition looks for due windows: one seek in RocksDB.
+_LOOK_S: Final = 0.2
+#: A document that is refused, or ahead, is tried again after this, doubled each time.
+_FIRST_HOLD_S: Final = 1.0
+_LONGEST_HOLD_S: Final = 300.0
+#: Bulk writes of one pass that may be under way at once (mode ``agent`` has one for each chat agent).
+_PARALLEL_BULKS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """A window that waits by itself, and holds up no other."""
+
+    until: float
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Closer:
+    """Closes the due windows of the partitions that it is given."""
+
+    table: FeedbackWindows
+    sink: Sink
+    clock: Clock
+    health: Health
+    lateness: Lateness
+    idle_ms: int
+    batch_size: int
+
+    async def run(self, owned: OwnedPartition, rules: CloseRules) -> None:
+        """Close what becomes due in *owned* until cancelled."""
+        held = Holds()
+        while True:
+            await self._follow_the_clock(owned)
+            owned.put_back(held.over())
+            if not await self._pass(owned, rules, held):
+                await asyncio.sleep(_LOOK_S)
+
+    async def _follow_the_clock(self, owned: OwnedPartition) -> None:
+        """Let the wall clock move the watermark of a partition that has been read to its end and is silent."""
+        silent_since = owned.silent_since_ms
+        if self.clock.now_ms() - silent_since < self.idle_ms:
+            return
+        if not await self.table.read_to_the_end(owned, silent_since):
+            return
+        async with owned.turn:
+            if owned.silent_since_ms != silent_since:
+                return
+            moved = self.lateness.silent(owned.record, self.clock.now_ms(), owned.newest_end())
+            if moved != owned.record:
+                await self._commit(owned, Transaction(changes={}, record=moved))
+
+    async def _pass(self, owned: OwnedPartition, rules: CloseRules, held: Holds) -> bool:
+        """Close one batch of due windows; return whether there was anything to do."""
+        taken = owned.take_due(self.batch_size)
+        windows = plan((key, value) for key, value in taken if not held.holds(key))
+        outcome = await self._upsert(windows, rules)
+        stored = [due for due in windows if self._is_stored(due, outcome, held)]
+        async with owned.turn:
+            transaction = settle(owned, stored, owned.take_expired(self.batch_size), rules)
+            if transaction is None:
+                return bool(taken)
+            await self._commit(owned, transaction)
+        closed = transaction.changes
+        # What has changed since its document was built lies behind the cursor now, unless the change put it back.
+        owned.put_back(due.key for due in stored if due.key not in closed)
+        for due in stored:
+            self.health.closed(due.window.document_id)
+        if stored:
+            logger.info("partition %s: %s windows closed", owned.partition, len(stored))
+        return True
+
+    async def _upsert(self, windows: Sequence[DueWindow], rules: CloseRules) -> Outcome:
+        """Upsert the windows' documents, trying again for as long as the database does not answer."""
+        ahead: dict[str, int] = {}
+        refused: dict[str, str] = {}
+        limit = asyncio.Semaphore(_PARALLEL_BULKS)
+
+        async def write(documents: list[dict[str, object]]) -> None:
+            async with limit:
+                outcome = await retrying(lambda: self.sink.upsert_windows(documents))
+            ahead.update(outcome.ahead)
+            refused.update(outcome.refused)
+
+        with self.health.waiting_for_database():
+            await asyncio.gather(*(write(documents) for documents in bulks(windows, rules)))
+        return Outcome(ahead, refused)
+
+    def _is_stored(self, due: DueWindow, outcome: Outcome, held: Holds) -> bool:
+        """Say whether the window's document is in the database; hold the window back when it is not."""
+        document_id = due.document["_id"]
+        if document_id in outcome.ahead:
+            logger.error(
+                "agent %r, window %s: its document has count %s, ours is %s: not overwritten, not emitted",
+                due.window.agent_id,
+                due.window.start,
+                outcome.ahead[document_id],
+                due.document["count"],
+            )
+            self.health.stale(document_id)
+        elif document_id in outcome.refused:
+            logger.error(
+                "agent %r, window %s: the database refuses its document: %s",
+                due.window.agent_id,
+                due.window.start,
+                outcome.refused[document_id],
+            )
+            self.health.refused(document_id)
+        else:
+            held.forget(due.key)
+            return True
+        held.hold(due.key)
+        return False
+
+    async def _commit(self, owned: OwnedPartition, transaction: Transaction) -> None:
+        """Commit; an aborted transaction has changed nothing, so the same one is valid still."""
+        while True:
+            try:
+                return await owned.commit(transaction)
+            except Aborted as error:
+                logger.warning("%s; committing the same again", error.message)
+
+
+@dataclass(slots=True)
+class Holds:
+    """The windows of a partition that wait by themselves."""
+
+    _holds: dict[bytes, _Hold] = field(default_factory=dict)
+
+    def hold(self, key: bytes) -> None:
+        """Keep a window back, twice as long as the last time."""
+        last = self._holds.get(key)
+        delay = _FIRST_HOLD_S if last is None else min(2 * last.delay, _LONGEST_HOLD_S)
+        self._holds[key] = _Hold(time.monotonic() + delay, delay)
+
+    def holds(self, key: bytes) -> bool:
+        """Say whether a window is to be kept back now."""
+        hold = self._holds.get(key)
+        return hold is not None and hold.until > time.monotonic()
+
+    def over(self) -> list[bytes]:
+        """Return the windows that need not wait any longer."""
+        now = time.monotonic()
+        return [key for key, hold in self._holds.items() if hold.until <= now]
+
+    def forget(self, key: bytes) -> None:
+        """Forget a window that is stored."""
+        self._holds.pop(key, None)

@@ -1,0 +1,40 @@
+"""What one Kafka transaction writes, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from feedback_app.core.aggregate import Aggregate
+from feedback_app.core.events import Headers
+from feedback_app.core.state import Changes, PartitionRecord
+
+
+class Send(NamedTuple):
+    """A record to produce."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+@dataclass(slots=True)
+class Transaction:
+    """One step of a partition's state, committed as a whole or not at all.
+
+    Attributes:
+        changes: state keys put or deleted, in the changelog and in RocksDB; the partition record is not among them.
+        record: the partition record after the step.
+        sends: records for other topics.
+        offsets: the next source offsets, by topic, to commit to the group; empty when nothing was read.
+        aggregates: the decoded form of what *changes* puts, for the cache.
+    """
+
+    changes: Changes
+    record: PartitionRecord
+    sends: list[Send] = field(default_factory=list)
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    aggregates: Mapping[bytes, Aggregate] = field(default_factory=dict)

@@ -1,0 +1,51 @@
+"""What the worker says of itself when it is asked how it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Health:
+    """Collects the reasons for which the worker is degraded: it serves, but something waits."""
+
+    def __init__(self) -> None:
+        self._waiting_for_database = 0
+        self._stale: set[str] = set()
+        self._refused: set[str] = set()
+        self.database_error = ""
+
+    @contextmanager
+    def waiting_for_database(self) -> Iterator[None]:
+        """Note, for the length of a write, that it is under way; it counts once :attr:`database_error` is set."""
+        self._waiting_for_database += 1
+        try:
+            yield
+        finally:
+            self._waiting_for_database -= 1
+            if self._waiting_for_database == 0:
+                self.database_error = ""
+
+    def stale(self, document_id: str) -> None:
+        """Note a window whose document is ahead of our state."""
+        self._stale.add(document_id)
+
+    def refused(self, document_id: str) -> None:
+        """Note a window whose document the database refuses."""
+        self._refused.add(document_id)
+
+    def closed(self, document_id: str) -> None:
+        """Forget what was wrong with a window that is closed now."""
+        self._stale.discard(document_id)
+        self._refused.discard(document_id)
+
+    def degraded(self) -> list[str]:
+        """Return the reasons, in words; none when all is well."""
+        reasons = []
+        if self._waiting_for_database and self.database_error:
+            reasons.append(f"waiting for the database: {self.database_error}")
+        if self._stale:
+            reasons.append(f"{len(self._stale)} windows have a document that is ahead of the state")
+        if self._refused:
+            reasons.append(f"{len(self._refused)} windows are refused by the database")
+        return reasons

@@ -1,0 +1,220 @@
+"""The transactional producer of one partition.
+
+Its transactional id is the app id and the partition's number, so whoever takes the partition over fences whoever had
+it before. librdkafka's calls block; each producer has a thread of its own, which also keeps them in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import confluent_kafka
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+
+from feedback_app.connections import librdkafka_config
+from feedback_app.core.transaction import Send
+from feedback_app.errors import Aborted, BrokerError, FeedbackError, Fenced
+from feedback_app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: How long the broker waits for a transaction before it aborts it: also how long readers of committed records may
+#: have to wait after a crash that nobody takes over.
+TRANSACTION_TIMEOUT_MS: Final = 60_000
+_CALL_TIMEOUT_S: Final = 10.0
+
+_T = TypeVar("_T")
+
+_FENCED: Final = frozenset(
+    {
+        KafkaError._FENCED,
+        KafkaError.PRODUCER_FENCED,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.INVALID_PRODUCER_ID_MAPPING,
+    }
+)
+
+
+class TransactionalProducer:
+    """Writes the transactions of one partition. All blocking methods run in the producer's own thread."""
+
+    def __init__(self, settings: Settings, partition: int) -> None:
+        self.partition = partition
+        self._stopped = False
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"transactions-{partition}")
+        self._position = -1
+        self._producer = confluent_kafka.Producer(
+            librdkafka_config(settings)
+            | {
+                "transactional.id": f"{settings.app_id}-{partition}",
+                "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+                # The whole transaction is handed over before it is flushed: waiting for more would only cost time.
+                "linger.ms": 0,
+                "batch.size": 1 << 20,
+                "batch.num.messages": 100_000,
+                "message.max.bytes": 8 << 20,
+                "queue.buffering.max.messages": 500_000,
+                # Committing asks the coordinator again and again while it writes markers: with the default of
+                # 100 ms a commit takes as long.
+                "retry.backoff.ms": 10,
+                "compression.type": "lz4",
+            },
+            logger=logging.getLogger("feedback_app.librdkafka"),
+        )
+        self._group = _group_metadata(settings)
+
+    async def run(self, call: Callable[[], _T]) -> _T:
+        """Run *call* in the producer's thread, after everything that was asked before."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def fence(self) -> None:
+        """Fence the partition's former owner, and settle the transaction that it may have left open.
+
+        Raises:
+            BrokerError: the broker refused.
+            Fenced: a later owner was faster.
+        """
+        while True:
+            try:
+                self._producer.init_transactions(_CALL_TIMEOUT_S)
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise self._failed(error) from error
+                self._check_running()
+            else:
+                return
+
+    def transact(self, changelog: Iterable[Send], sends: Iterable[Send], offsets: Mapping[str, int]) -> int:
+        """Write one transaction.
+
+        Args:
+            changelog: records of the partition's changelog, at least one.
+            sends: records for other topics.
+            offsets: the next source offsets of this partition, by topic, to commit to the group.
+
+        Returns:
+            The offset of the last changelog record.
+
+        Raises:
+            Aborted: nothing was written; the same can be tried again.
+            Fenced: nothing was written, and nothing may be written any more.
+            BrokerError: something else went wrong: the worker must not go on.
+        """
+        self._position = -1
+        try:
+            self._producer.begin_transaction()
+            for send in sends:
+                self._produce(send, None)
+            for send in changelog:
+                self._produce(send, self._delivered)
+            self._flush()
+            if offsets:
+                self._send_offsets([TopicPartition(topic, self.partition, at) for topic, at in offsets.items()])
+        except KafkaException as error:
+            raise self._failed(error) from error
+        self._commit()
+        return self._position
+
+    def stop(self) -> None:
+        """Give up whatever is waiting for the broker. Called from another thread than the producer's."""
+        self._stopped = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _produce(self, send: Send, delivered: Callable[[KafkaError | None, Message], None] | None) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    send.topic,
+                    send.value,
+                    send.key,
+                    send.partition,
+                    headers=list(send.headers) or None,
+                    on_delivery=delivered,
+                )
+            except BufferError:  # librdkafka's queue is full: let it send
+                self._check_running()
+                self._producer.poll(0.1)
+            else:
+                return
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self._position = max(self._position, message.offset() or 0)
+
+    def _flush(self) -> None:
+        """Wait until every record is acknowledged, so that the changelog offsets are known before the commit."""
+        while self._producer.flush(_CALL_TIMEOUT_S):
+            self._check_running()
+
+    def _send_offsets(self, offsets: list[TopicPartition]) -> None:
+        while True:
+            try:
+                self._producer.send_offsets_to_transaction(offsets, self._group, _CALL_TIMEOUT_S)
+            except KafkaException as error:
+                self._raise_unless_retriable(error)
+            else:
+                return
+
+    def _commit(self) -> None:
+        """Commit. While the outcome is unknown the call is repeated, and the transaction never aborted."""
+        while True:
+            try:
+                self._producer.commit_transaction(_CALL_TIMEOUT_S)
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise self._failed(error) from error
+                logger.warning("partition %s: the commit is repeated: %s", self.partition, error.args[0].str())
+                self._check_running()
+            else:
+                return
+
+    def _raise_unless_retriable(self, error: KafkaException) -> None:
+        if not error.args[0].retriable():
+            raise error
+        logger.warning("partition %s: the broker is asked again: %s", self.partition, error.args[0].str())
+        self._check_running()
+
+    def _check_running(self) -> None:
+        if self._stopped:
+            raise Fenced(f"partition {self.partition} was given up while the broker was waited for")
+
+    def _failed(self, error: KafkaException) -> FeedbackError:
+        """Say what *error* means for the transaction, which is aborted where that is allowed."""
+        reason: KafkaError = error.args[0]
+        if reason.code() in _FENCED:
+            return Fenced(f"partition {self.partition}: another worker has taken over ({reason.str()})")
+        if reason.txn_requires_abort():
+            self._abort()
+            return Aborted(f"partition {self.partition}: the transaction was aborted ({reason.str()})")
+        return BrokerError(f"partition {self.partition}: the transaction failed ({reason.str()})")
+
+    def _abort(self) -> None:
+        while True:
+            try:
+                self._producer.abort_transaction(_CALL_TIMEOUT_S)
+            except KafkaException as error:
+                reason: KafkaError = error.args[0]
+                if reason.code() in _FENCED:
+                    raise Fenced(f"partition {self.partition}: another worker has taken over") from error
+                if not reason.retriable():
+                    raise BrokerError(f"partition {self.partition}: the abort failed ({reason.str()})") from error
+                self._check_running()
+            else:
+                return
+
+
+def _group_metadata(settings: Settings) -> object:
+    """Return the group that offsets are committed for.
+
+    Without member and generation: the membership is Faust's, and what fences a former owner here is the
+    transactional id.
+    """
+    consumer = confluent_kafka.Consumer(librdkafka_config(settings) | {"group.id": settings.app_id})
+    try:
+        return consumer.consumer_group_metadata()
+    finally:
+        consumer.close()

@@ -1,0 +1,1 @@
+"""The web views of a worker: blueprints without a global app."""

@@ -1,0 +1,1 @@
+"""The durable window table."""

@@ -1,0 +1,181 @@
+"""Restoring a partition's store from its changelog."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import confluent_kafka
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from feedback_app.connections import librdkafka_config
+from feedback_app.core.clock import Clock
+from feedback_app.core.state import Changes
+from feedback_app.errors import BrokerError, Fenced
+from feedback_app.settings import Settings
+from feedback_app.topics import TOMBSTONES_KEPT_MS, Topics
+from tables.store import PartitionStore, Position
+
+logger = logging.getLogger(__name__)
+
+_BATCH: Final = 10_000
+_ANSWER_S: Final = 10.0
+#: Tombstones are dropped by the broker's clock, ages are measured by ours: stay on the safe side.
+_CLOCKS_DIFFER_MS: Final = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did.
+
+    Attributes:
+        records: changelog records applied.
+        offset: the next changelog offset: everything before it is in the store.
+        wiped: why the store was started over; empty when it was not.
+        committed: the group's committed source offsets, by topic; topics without one are left out.
+        bounds: the first and the end offset of each source topic.
+    """
+
+    records: int
+    offset: int
+    wiped: str
+    committed: dict[str, int]
+    bounds: dict[str, tuple[int, int]]
+
+
+class Restorer:
+    """Reads one partition's changelog into its store. Blocking: it runs in the partition's own thread.
+
+    The former owner must be fenced first: then the changelog's end stands still, and everything below it is decided.
+    """
+
+    def __init__(self, settings: Settings, topics: Topics, clock: Clock) -> None:
+        self._settings = settings
+        self._topics = topics
+        self._clock = clock
+
+    def restore(
+        self, partition: int, store: PartitionStore, topic_id: str, stopped: Callable[[], bool] = lambda: False
+    ) -> Restored:
+        """Bring *store* up to the changelog's end.
+
+        Args:
+            topic_id: the changelog's present id.
+            stopped: asked between batches; when it says yes, the restore gives up.
+
+        Raises:
+            BrokerError: the changelog can't be read.
+            Fenced: *stopped* said yes.
+        """
+        with self._reader() as reader:
+            changelog = TopicPartition(self._topics.changelog, partition)
+            low, high = self._offsets(reader, changelog)
+            position = store.position()
+            wiped = self._unusable(position, topic_id, low, high)
+            if wiped:
+                logger.warning("partition %s: %s; restoring in full", partition, wiped)
+                store.wipe()
+                position = None
+            start = low if position is None else position.offset
+            changelog.offset = start
+            records, offset = self._read(reader, changelog, store, topic_id, stopped) if start < high else (0, start)
+            if records == 0:  # the store is known to be up to date now, however old its last write is
+                store.write({}, Position(offset, self._clock.now_ms(), topic_id))
+            return Restored(
+                records=records,
+                offset=offset,
+                wiped=wiped,
+                committed=self._committed(reader, partition),
+                bounds={
+                    topic: self._offsets(reader, TopicPartition(topic, partition)) for topic in self._topics.sources
+                },
+            )
+
+    def _unusable(self, position: Position | None, topic_id: str, low: int, high: int) -> str:
+        """Say why a store at *position* can't be brought up to date; empty when it can."""
+        if position is None:
+            return ""
+        if position.topic_id != topic_id:
+            return "the changelog was made anew"
+        if position.offset > high:
+            return f"the data dir is at offset {position.offset}, beyond the changelog's end {high}"
+        if position.offset < low:
+            return f"the data dir is at offset {position.offset}, before the changelog's beginning {low}"
+        if self._clock.now_ms() - position.at_ms > TOMBSTONES_KEPT_MS - _CLOCKS_DIFFER_MS:
+            return "the data dir is older than the changelog keeps tombstones"
+        return ""
+
+    def _read(
+        self,
+        reader: confluent_kafka.Consumer,
+        changelog: TopicPartition,
+        store: PartitionStore,
+        topic_id: str,
+        stopped: Callable[[], bool],
+    ) -> tuple[int, int]:
+        """Apply the changelog from *changelog*'s offset to its end; return the records applied and the end."""
+        reader.assign([changelog])
+        count, answered = 0, time.monotonic()
+        while True:
+            if stopped():
+                raise Fenced(f"partition {changelog.partition} was given up while it was restored")
+            changes: Changes = {}
+            end = None
+            for message in reader.consume(_BATCH, 0.5):
+                answered = time.monotonic()
+                error = message.error()
+                if error is None:
+                    changes[message.key() or b""] = message.value()
+                    count += 1
+                    next_offset = (message.offset() or 0) + 1
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    end = message.offset()
+                elif not error.retriable():
+                    raise BrokerError(f"{changelog.topic}[{changelog.partition}] can't be read: {error.str()}")
+            if end is not None:
+                # Where the reading ended: past the markers of transactions, which are never handed out.
+                store.write(changes, Position(end, self._clock.now_ms(), topic_id))
+                return count, end
+            if changes:
+                store.write(changes, Position(next_offset, self._clock.now_ms(), topic_id))
+            if time.monotonic() - answered > 6 * _ANSWER_S:
+                raise BrokerError(f"{changelog.topic}[{changelog.partition}]: the broker has stopped answering")
+
+    def _committed(self, reader: confluent_kafka.Consumer, partition: int) -> dict[str, int]:
+        asked = [TopicPartition(topic, partition) for topic in self._topics.sources]
+        try:
+            answer = reader.committed(asked, _ANSWER_S)
+        except KafkaException as error:
+            raise BrokerError(f"the group's offsets can't be read: {error.args[0].str()}") from error
+        return {at.topic: at.offset for at in answer if at.offset >= 0}
+
+    def _offsets(self, reader: confluent_kafka.Consumer, at: TopicPartition) -> tuple[int, int]:
+        try:
+            low, high = reader.get_watermark_offsets(at, _ANSWER_S)
+        except KafkaException as error:
+            raise BrokerError(f"{at.topic}[{at.partition}]: {error.args[0].str()}") from error
+        return low, high
+
+    @contextmanager
+    def _reader(self) -> Iterator[confluent_kafka.Consumer]:
+        reader = confluent_kafka.Consumer(
+            librdkafka_config(self._settings)
+            | {
+                "group.id": self._settings.app_id,  # asked for its offsets; never joined
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "queued.max.messages.kbytes": 16_384,
+                "fetch.wait.max.ms": 100,
+            },
+            logger=logging.getLogger("feedback_app.librdkafka"),
+        )
+        try:
+            yield reader
+        finally:
+            reader.close()
