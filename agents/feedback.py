@@ -65,7 +65,7 @@ class Folder:
     async def _fold(self, owned: OwnedPartition, rules: FoldRules, decoded: _Decoded) -> None:
         """Fold, persist; fold the same records again for as long as the broker aborts the transaction."""
         while True:
-            fold = Fold(owned, rules, self.clock.now_ms())
+            fold = Fold(owned.state, rules, self.clock.now_ms())
             for part, events in decoded:
                 fold.add(part, events)
                 await asyncio.sleep(0)
@@ -79,7 +79,9 @@ class Folder:
     async def _store(self, fold: Fold) -> None:
         """Upsert the items before the transaction: once it is committed they would not be read again."""
         with self.health.waiting_for_database():
-            refused = await retrying(lambda: self.sink.upsert_items(fold.items))
+            refused = await retrying(
+                lambda: self.sink.upsert_items(fold.items), on_retry=self.health.database_failed
+            )
         if refused:
             logger.error("%s items were refused by the database and are skipped", refused)
 

@@ -56,7 +56,7 @@ class Closer:
         held = Holds()
         while True:
             await self._follow_the_clock(owned)
-            owned.put_back(held.over())
+            owned.state.put_back(held.over())
             if not await self._pass(owned, rules, held):
                 await asyncio.sleep(_LOOK_S)
 
@@ -70,24 +70,24 @@ class Closer:
         async with owned.turn:
             if owned.silent_since_ms != silent_since:
                 return
-            moved = self.lateness.silent(owned.record, self.clock.now_ms(), owned.newest_end())
-            if moved != owned.record:
+            moved = self.lateness.silent(owned.state.record, self.clock.now_ms(), owned.state.newest_end())
+            if moved != owned.state.record:
                 await self._commit(owned, Transaction(changes={}, record=moved))
 
     async def _pass(self, owned: OwnedPartition, rules: CloseRules, held: Holds) -> bool:
         """Close one batch of due windows; return whether there was anything to do."""
-        taken = owned.take_due(self.batch_size)
+        taken = owned.state.take_due(self.batch_size)
         windows = plan((key, value) for key, value in taken if not held.holds(key))
         outcome = await self._upsert(windows, rules)
         stored = [due for due in windows if self._is_stored(due, outcome, held)]
         async with owned.turn:
-            transaction = settle(owned, stored, owned.take_expired(self.batch_size), rules)
+            transaction = settle(owned.state, stored, owned.state.take_expired(self.batch_size), rules)
             if transaction is None:
                 return bool(taken)
             await self._commit(owned, transaction)
         closed = transaction.changes
         # What has changed since its document was built lies behind the cursor now, unless the change put it back.
-        owned.put_back(due.key for due in stored if due.key not in closed)
+        owned.state.put_back(due.key for due in stored if due.key not in closed)
         for due in stored:
             self.health.closed(due.window.document_id)
         if stored:
@@ -102,7 +102,9 @@ class Closer:
 
         async def write(documents: list[dict[str, object]]) -> None:
             async with limit:
-                outcome = await retrying(lambda: self.sink.upsert_windows(documents))
+                outcome = await retrying(
+                    lambda: self.sink.upsert_windows(documents), on_retry=self.health.database_failed
+                )
             ahead.update(outcome.ahead)
             refused.update(outcome.refused)
 

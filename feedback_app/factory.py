@@ -37,6 +37,8 @@ from tables.recovery import SelfRestoringTables
 
 #: Detecting a dead worker takes this long. Kafka's own default is 45 s.
 _SESSION_S = 10.0
+#: How long members have to give up their partitions; above the deadline for that (``tables.partition``).
+_REBALANCE_S = 6.0
 #: Records in one fetched batch, at most; with the fetch size it bounds a partition's memory and a transaction's length.
 _BATCH_RECORDS = 10_000
 _FETCH_BYTES = 1 << 20
@@ -98,7 +100,7 @@ def create_app(settings: Settings, *, sink: Sink | None = None, clock: Clock | N
         broker_credentials=_credentials(settings),
         broker_session_timeout=_SESSION_S,
         broker_heartbeat_interval=_SESSION_S / 5,
-        broker_rebalance_timeout=_SESSION_S,
+        broker_rebalance_timeout=_REBALANCE_S,
         broker_max_poll_records=_BATCH_RECORDS,
         consumer_max_fetch_size=_FETCH_BYTES,
         consumer_auto_offset_reset="earliest",

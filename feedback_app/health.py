@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from feedback_app.errors import FeedbackError
+
 
 class Health:
     """Collects the reasons for which the worker is degraded: it serves, but something waits."""
@@ -13,18 +15,22 @@ class Health:
         self._waiting_for_database = 0
         self._stale: set[str] = set()
         self._refused: set[str] = set()
-        self.database_error = ""
+        self._database_error = ""
 
     @contextmanager
     def waiting_for_database(self) -> Iterator[None]:
-        """Note, for the length of a write, that it is under way; it counts once :attr:`database_error` is set."""
+        """Note, for the length of a write, that it is under way; it counts once a try has failed."""
         self._waiting_for_database += 1
         try:
             yield
         finally:
             self._waiting_for_database -= 1
             if self._waiting_for_database == 0:
-                self.database_error = ""
+                self._database_error = ""
+
+    def database_failed(self, error: FeedbackError) -> None:
+        """Note that a write was not taken, and is tried again."""
+        self._database_error = error.message
 
     def stale(self, document_id: str) -> None:
         """Note a window whose document is ahead of our state."""
@@ -42,8 +48,8 @@ class Health:
     def degraded(self) -> list[str]:
         """Return the reasons, in words; none when all is well."""
         reasons = []
-        if self._waiting_for_database and self.database_error:
-            reasons.append(f"waiting for the database: {self.database_error}")
+        if self._waiting_for_database and self._database_error:
+            reasons.append(f"waiting for the database: {self._database_error}")
         if self._stale:
             reasons.append(f"{len(self._stale)} windows have a document that is ahead of the state")
         if self._refused:

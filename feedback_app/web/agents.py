@@ -33,7 +33,7 @@ def agent_views(app: Any, table: FeedbackWindows, partitions: int) -> dict[str, 
             number = partition_of(agent_id, partitions)
             owned = table.owned(number)
             if owned is not None:
-                stored = owned.open_windows_of(agent_id)
+                stored = owned.state.open_windows_of(agent_id)
                 windows = [window_document(window_of(key), Aggregate.decode(value)) for key, value in stored]
                 body = to_json({"agentId": agent_id, "partition": number, "open": windows})
                 return self.bytes(body, content_type="application/json")

@@ -1,0 +1,116 @@
+"""One partition's committed state: the store, a cache of hot windows before it, and the close schedule."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from feedback_app.core.aggregate import Aggregate
+from feedback_app.core.state import CLOSED, OPEN, PARTITION_RECORD_KEY, Changes, PartitionRecord, end_of
+from feedback_app.core.transaction import Transaction
+from tables.store import PartitionStore, Position
+
+
+class PartitionState:
+    """What folds and closes read, and what a committed transaction changes. It only ever holds what is committed.
+
+    Args:
+        store: the partition's store, restored.
+        cached: how many windows to keep in memory. More cost a read, never data.
+    """
+
+    def __init__(self, store: PartitionStore, cached: int) -> None:
+        self._store = store
+        self._cached = cached
+        self._known = store.record()
+        self._record = self._known or PartitionRecord()
+        self._cache: OrderedDict[bytes, Aggregate] = OrderedDict()
+        self._cursor = OPEN
+        self._closed_cursor = CLOSED
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was ever committed for this partition."""
+        return self._known is None
+
+    @property
+    def record(self) -> PartitionRecord:
+        return self._record
+
+    def stored(self, key: bytes) -> bytes | None:
+        """Return the value stored under *key*."""
+        return self._store.get(key)
+
+    def aggregate(self, key: bytes) -> Aggregate | None:
+        """Return the aggregate stored under a window key. It belongs to the state: copy it before changing it."""
+        cached = self._cache.get(key)
+        if cached is not None:
+            self._cache.move_to_end(key)
+            return cached
+        value = self._store.get(key)
+        return None if value is None else Aggregate.decode(value)
+
+    def open_windows_of(self, agent_id: str) -> list[tuple[bytes, bytes]]:
+        """Return the open windows of one agent, oldest first."""
+        return self._store.open_windows_of(agent_id)
+
+    def newest_end(self) -> int | None:
+        """Return the end of the newest open window; None when none is open."""
+        key = self._store.newest_open()
+        return None if key is None else end_of(key)
+
+    # -- the close schedule ----------------------------------------------------------------------------------------
+
+    def take_due(self, limit: int) -> list[tuple[bytes, bytes]]:
+        """Take at most *limit* due windows, in key order.
+
+        They are not given out again until :meth:`put_back`, or until they change. A scan starts where the last one
+        ended, and not from the front: what was closed leaves tombstones in RocksDB, and a scan over them gets slower
+        for ever.
+        """
+        found = self._store.open_windows(self._cursor, self._record.watermark, limit)
+        if found:
+            self._cursor = found[-1][0] + b"\x00"
+        return found
+
+    def put_back(self, keys: Iterable[bytes]) -> None:
+        """Give windows out again that were taken and not closed."""
+        self._cursor = min((self._cursor, *keys))
+
+    def take_expired(self, limit: int) -> list[bytes]:
+        """Take the keys of at most *limit* closed records that end at or below the floor; each is given out once."""
+        found = self._store.closed_keys(self._closed_cursor, self._record.floor, limit)
+        if found:
+            self._closed_cursor = found[-1] + b"\x00"
+        return found
+
+    # -- changes ---------------------------------------------------------------------------------------------------
+
+    def persist(self, transaction: Transaction, position: Position) -> None:
+        """Write a committed transaction to the store. May run in another thread; then :meth:`apply` it.
+
+        Raises:
+            StateError: nothing was written: the partition must be given up.
+        """
+        self._store.write(changelog_of(transaction), position)
+
+    def apply(self, transaction: Transaction) -> None:
+        """Let the rest of the state follow a transaction that was persisted."""
+        self._record = transaction.record
+        cache = self._cache
+        for key, value in transaction.changes.items():
+            aggregate = transaction.aggregates.get(key)
+            if aggregate is None:
+                cache.pop(key, None)
+            else:
+                cache[key] = aggregate
+                cache.move_to_end(key)
+            if value is not None and key < self._cursor and key.startswith(OPEN):
+                self._cursor = key
+        while len(cache) > self._cached:
+            cache.popitem(last=False)
+
+
+def changelog_of(transaction: Transaction) -> Changes:
+    """Return what *transaction* puts into the changelog and the store alike."""
+    return {**transaction.changes, PARTITION_RECORD_KEY: transaction.record.encode()}
