@@ -1,0 +1,54 @@
+# `make demo ARGS="... --json"` prints JSON and nothing else on stdout: everything about installing goes to stderr.
+
+.DEFAULT_GOAL := help
+.PHONY: help install test check format demo bench-worker clean
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+CHECK_PYTHON := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+# A name on the PATH may be a version manager's shim that only complains: the first that works is taken.
+PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
+	if $$name -c '$(CHECK_PYTHON)' >/dev/null 2>&1; then echo $$name; break; fi; done)
+
+help:
+	@echo 'make install             an environment with everything, in $(VENV)'
+	@echo 'make test  ARGS=...      all tests; pytest arguments in ARGS, as -m "not kafka"'
+	@echo 'make check               formatting, lint, types, layers'
+	@echo 'make demo  ARGS=...      the whole system on embedded parts'
+	@echo 'make bench-worker ARGS=... how fast one worker is'
+	@echo 'make format              format and fix what can be fixed'
+	@echo 'make clean               remove everything that was made here'
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or later, with venv, is needed (Debian: apt install python3-venv)' >&2; exit 1; }
+	@echo 'Installing into $(VENV) ...' >&2
+	@$(PYTHON) -m venv --clear $(VENV) >&2
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[embedded,dev]' >&2
+	@touch $@
+
+test: $(INSTALLED)
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(INSTALLED)
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-logo
+
+format: $(INSTALLED)
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+demo: $(INSTALLED)
+	@$(VENV)/bin/feedback-app demo $(ARGS)
+
+bench-worker: $(INSTALLED)
+	@$(VENV)/bin/python -m benchmarks.worker $(ARGS)
+
+clean:
+	@rm -rf $(VENV) .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,118 @@
+"""Services and settings for all tests.
+
+A service is started once a session, when a test first asks for it. Tests stay apart by the names of their topics,
+groups and databases, which :func:`settings` makes up. A service that can't run here skips the test, or fails it where
+``REQUIRE_SERVICES=1`` is set, as in CI.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feedback_app.embedded.broker import EmbeddedBroker
+from feedback_app.embedded.database import EmbeddedDatabase
+from feedback_app.embedded.process import free_port
+from feedback_app.settings import PREFIX, Settings, load_settings
+from tests.services.kafka import ApacheKafka, why_unavailable
+
+MakeSettings = Callable[..., Settings]
+
+_KAFKA_FIXTURES = {"kafka", "own_kafka"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a real Kafka, so that ``-m "not kafka"`` leaves them out."""
+    for item in items:
+        if _KAFKA_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.kafka)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Download Kafka before the first test: no test's timeout should have to cover that."""
+    if not session.config.option.collectonly and any(item.get_closest_marker("kafka") for item in session.items):
+        why_unavailable()
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """The url of an Apache Kafka, shared by all tests: never stop it."""
+    _require_kafka()
+    with ApacheKafka() as broker:
+        yield broker.url
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path) -> Iterator[ApacheKafka]:
+    """An Apache Kafka for this test alone, to be killed and restarted at will. Its start takes some ten seconds."""
+    _require_kafka()
+    with ApacheKafka(tmp_path / "kafka") as broker:
+        yield broker
+        broker.kill()
+
+
+@pytest.fixture(scope="session")
+def embedded_broker() -> Iterator[str]:
+    """The url of an embedded broker, shared by all tests: never stop it."""
+    with EmbeddedBroker() as broker:
+        yield broker.url
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """The url of the embedded and of the real broker, one after the other: for what must hold on both."""
+    url: str = request.getfixturevalue("kafka" if request.param == "kafka" else "embedded_broker")
+    return url
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[EmbeddedDatabase]:
+    """An embedded database that accepts fail points, shared by all tests: never stop it, and disarm what you arm."""
+    with EmbeddedDatabase(enable_test_commands=True) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Settings]:
+    """Return ``settings(broker_url, **overrides)``: settings that share nothing with any other test's.
+
+    Each call uses the same topics, group and database: several workers of one application. *overrides* are by field
+    name. The database is the shared one, unless ``mongodb_url`` is given; ``data_dir`` and ``web_port`` are new for
+    each call, unless given. Nothing is read from the environment or from ``.env``.
+    """
+    for name in os.environ:
+        if name.startswith(PREFIX):
+            monkeypatch.delenv(name)
+    unique = f"t{uuid.uuid4().hex[:12]}"
+
+    def make(broker_url: str, **overrides: Any) -> Settings:
+        if "mongodb_url" not in overrides:
+            overrides["mongodb_url"] = request.getfixturevalue("database").url
+        defaults: dict[str, Any] = {
+            "broker_url": broker_url,
+            "app_id": unique,
+            "topic_prefix": f"{unique}-",
+            "mongodb_database": unique,
+            "data_dir": tmp_path / f"data-{uuid.uuid4().hex[:8]}",
+            "web_port": free_port(),
+            "_env_file": None,
+        }
+        return load_settings(**(defaults | overrides))
+
+    return make
+
+
+def _require_kafka() -> None:
+    reason = why_unavailable()
+    if not reason:
+        return
+    if os.environ.get("REQUIRE_SERVICES") == "1":
+        pytest.fail(f"REQUIRE_SERVICES=1, but {reason}", pytrace=False)
+    pytest.skip(reason)

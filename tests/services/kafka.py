@@ -1,0 +1,198 @@
+"""Apache Kafka from its Maven artifacts: one node, KRaft, on the loopback interface.
+
+It needs Java and, the first time, Maven. Topics are never made by accident, and crashed group members may be noticed
+within a second, where a test asks for such a session timeout.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import subprocess
+import tempfile
+import uuid
+from functools import cache
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree
+
+from feedback_app.embedded.process import HOST, ChildProcess, free_port
+
+_POM: Final = Path(__file__).with_name("pom.xml")
+_CACHE: Final = Path(__file__).parents[2] / ".cache" / "kafka"
+_OLDEST_JAVA: Final = 17
+_DOWNLOAD_TIMEOUT_S: Final = 900
+_FORMAT_TIMEOUT_S: Final = 60
+
+_PROPERTIES: Final = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers={host}:{controller_port}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
+advertised.listeners=PLAINTEXT://{host}:{port}
+log.dirs={logs}
+
+auto.create.topics.enable=false
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+
+# A node that was killed may register again only once its former session has expired.
+broker.heartbeat.interval.ms=1000
+broker.session.timeout.ms=5000
+
+# Tests make thousands of partitions, all of them small.
+log.index.size.max.bytes=1048576
+log.cleaner.dedupe.buffer.size=33554432
+"""
+
+
+class ServiceUnavailable(Exception):
+    """This machine lacks what the service needs; the message says what."""
+
+
+class ApacheKafka(ChildProcess):
+    """A single-node Apache Kafka. What it has acknowledged survives :meth:`kill`."""
+
+    def __init__(self, data_dir: Path | None = None, *, port: int | None = None) -> None:
+        """Prepare a broker; the first one ever downloads Kafka.
+
+        Args:
+            data_dir: where it keeps its data; made if missing, kept afterwards. Without one, a temporary directory
+                that lasts until :meth:`close`.
+            port: where it listens; a free port by default. A restart listens on the same one.
+
+        Raises:
+            ServiceUnavailable: Java is missing or too old, or Kafka could not be downloaded.
+        """
+        self._java = _java()
+        self._classpath = f"{kafka_jars()}/*"
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if data_dir is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="feedback-kafka-", ignore_cleanup_errors=True)
+            data_dir = Path(self._temporary.name)
+        self.data_dir = data_dir.resolve()
+        self._controller_port = free_port()
+        self._properties = self.data_dir / "server.properties"
+        super().__init__(
+            "Apache Kafka",
+            [self._java, "-Xms256m", "-Xmx512m", "-cp", self._classpath, "kafka.Kafka", str(self._properties)],
+            port or free_port(),
+            start_timeout_s=90,
+            stop_timeout_s=30,
+        )
+
+    @property
+    def url(self) -> str:
+        return f"kafka://{HOST}:{self.port}"
+
+    def start(self) -> None:
+        """Start the broker on its data directory, which is formatted first when it is new.
+
+        Raises:
+            EmbeddedError: as :meth:`ChildProcess.start`.
+        """
+        if not self._properties.exists():
+            self._format()
+        super().start()
+
+    def close(self) -> None:
+        """Stop for good; a temporary data directory is removed."""
+        if self._temporary is None:
+            super().close()
+            return
+        # Nobody will read what an orderly shutdown would write, and it takes seconds.
+        self.kill()
+        super().close()
+        self._temporary.cleanup()
+
+    def _format(self) -> None:
+        logs = self.data_dir / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        unfinished = self._properties.with_suffix(".new")
+        unfinished.write_text(
+            _PROPERTIES.format(host=HOST, port=self.port, controller_port=self._controller_port, logs=logs)
+        )
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        command = [self._java, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", self._classpath]
+        command += ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster_id, "-c", str(unfinished)]
+        _run(command, "Kafka's storage could not be formatted", _FORMAT_TIMEOUT_S)
+        unfinished.rename(self._properties)
+
+
+@cache
+def why_unavailable() -> str:
+    """Return why Apache Kafka can't run on this machine; empty when it can. Downloads it if it has to."""
+    try:
+        _java()
+        kafka_jars()
+    except ServiceUnavailable as error:
+        return str(error)
+    return ""
+
+
+@cache
+def kafka_jars() -> Path:
+    """Return the directory of Kafka's jars, downloading them once for each version.
+
+    Raises:
+        ServiceUnavailable: they are not there and can't be downloaded.
+    """
+    version = ElementTree.parse(_POM).findtext("properties/kafka.version")
+    jars = _CACHE / f"kafka-{version}"
+    if jars.is_dir():
+        return jars
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise ServiceUnavailable("Apache Kafka needs mvn (Maven) to be downloaded")
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_CACHE, ignore_cleanup_errors=True) as unfinished:
+        downloaded = Path(unfinished) / "jars"
+        goal = [maven, "-B", "-q", "-f", str(_POM), "dependency:copy-dependencies"]
+        _run([*goal, f"-DoutputDirectory={downloaded}"], "Kafka could not be downloaded", _DOWNLOAD_TIMEOUT_S)
+        try:
+            downloaded.rename(jars)
+        except OSError:
+            # Another test run was faster; whatever else went wrong shows here.
+            if not jars.is_dir():
+                raise
+    return jars
+
+
+@cache
+def _java() -> str:
+    java = shutil.which("java")
+    if java is None:
+        raise ServiceUnavailable(f"Apache Kafka needs java, {_OLDEST_JAVA} or later")
+    told = _run([java, "-version"], "java does not work", _FORMAT_TIMEOUT_S)
+    version = re.search(r'version "(\d+)', told)
+    if version is None or int(version[1]) < _OLDEST_JAVA:
+        raise ServiceUnavailable(f"Apache Kafka needs java {_OLDEST_JAVA} or later, this one is: {told.strip()}")
+    return java
+
+
+def _run(command: list[str], failure: str, timeout_s: float) -> str:
+    """Return what the command printed, both streams; ServiceUnavailable, beginning with *failure*, if it fails."""
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            text=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ServiceUnavailable(f"{failure}: {command[0]} took longer than {timeout_s:g} s") from error
+    if done.returncode != 0:
+        raise ServiceUnavailable(f"{failure}: {done.stdout.strip()}")
+    return done.stdout
