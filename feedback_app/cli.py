@@ -1,0 +1,179 @@
+"""Commands on the application: ``faust -A feedback_app simulate``, ``verify``, ``topics``.
+
+None of them starts the worker's consumer or producer, and none joins its group.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, ClassVar, NoReturn
+
+import click
+import orjson
+from faust.cli.base import AppCommand, option
+from faust.types import AppT
+
+from feedback_app.errors import FeedbackError
+from feedback_app.progress import sending, waiting
+from feedback_app.provisioning import ensure_topics, inspect_topics
+from feedback_app.settings import Settings
+from feedback_app.topics import Topics
+from feedback_app.traffic import Traffic, paced, scenario, send, spread
+from feedback_app.verification import Verdict, verify
+
+_INTERRUPTED = 130
+_AS_JSON = option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+class FeedbackCommand(AppCommand):
+    """A command that blocks, and ends with the exit code that its function returns.
+
+    Faust would run it in an event loop, and show a stack trace for an error that we have words for.
+    """
+
+    abstract: ClassVar[bool] = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        outcome: Any
+        try:
+            outcome = self.run(*self.args, *args, **self.kwargs, **kwargs)
+        except click.ClickException as error:  # every error of ours is one
+            error.show()
+            outcome = error.exit_code
+        except KeyboardInterrupt:
+            outcome = _INTERRUPTED
+        raise SystemExit(outcome)
+
+
+def register_commands(app: AppT, settings: Settings) -> None:
+    """Add the commands to ``faust -A feedback_app``."""
+
+    @app.command(
+        option("--events", type=click.IntRange(min=0), help="Send this many, as fast as possible. [default: 10000]"),
+        option(
+            "--span",
+            type=click.FloatRange(min=0),
+            default=0.0,
+            help="With --events: spread their times over the last SPAN seconds. Only for topics that hold no later "
+            "times yet.",
+        ),
+        option("--rate", type=click.FloatRange(min=0, min_open=True), help="Instead: send this many a second."),
+        option("--seconds", type=click.FloatRange(min=0), help="With --rate: for how long. [default: until Ctrl-C]"),
+        option("--agents", type=click.IntRange(min=1), default=100, help="Chat agents; the first is the busiest."),
+        option("--seed", type=int, help="The same seed makes up the same traffic. [default: a new one]"),
+        option("--late-share", type=click.FloatRange(0, 1), default=0.01, help="Share of events too late to count."),
+        option("--invalid-share", type=click.FloatRange(0, 1), default=0.01, help="Share of records that are none."),
+        _AS_JSON,
+        base=FeedbackCommand,
+    )
+    def simulate(command: FeedbackCommand, **options: Any) -> int:
+        """Send realistic chat feedback: skewed agents, disorder, truly late events and invalid records."""
+        return _simulate(settings, as_json=options.pop("as_json") or command.json, **options)
+
+    @app.command(
+        option("--wait", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait for the group to catch up."),
+        option("--until-closed", is_flag=True, help="Use that time to wait for open windows to close, too."),
+        _AS_JSON,
+        base=FeedbackCommand,
+    )
+    def verify(command: FeedbackCommand, wait: float, until_closed: bool, as_json: bool) -> int:
+        """Recount the input and compare: exit code 0 equal, 1 different, 2 not decided."""
+        return _verify(settings, wait, until_closed=until_closed, as_json=as_json or command.json)
+
+    @app.command(
+        option("--check", is_flag=True, help="Exit with 1 when a topic is missing or does not fit the settings."),
+        _AS_JSON,
+        base=FeedbackCommand,
+    )
+    def topics(command: FeedbackCommand, check: bool, as_json: bool) -> int:
+        """List the topics and how they fit the settings."""
+        return _topics(settings, check=check, as_json=as_json or command.json)
+
+
+def _simulate(
+    settings: Settings,
+    *,
+    events: int | None,
+    span: float,
+    rate: float | None,
+    seconds: float | None,
+    agents: int,
+    seed: int | None,
+    late_share: float,
+    invalid_share: float,
+    as_json: bool,
+) -> int:
+    if rate is not None and (events is not None or span):
+        raise click.UsageError("--rate and --events exclude each other; --span goes with --events")
+    if rate is None and seconds is not None:
+        raise click.UsageError("--seconds goes with --rate")
+    if late_share + invalid_share > 1:
+        raise click.UsageError("--late-share and --invalid-share are more than 1 together")
+    seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
+    plan = scenario(settings, seed=seed, agents=agents, late_share=late_share, invalid_share=invalid_share)
+    ensure_topics(settings, Topics.of(settings).specs())
+    if rate is None:
+        total: float | None = 10_000 if events is None else events
+        times = spread(int(total or 0), span)
+    else:
+        total = None if seconds is None else rate * seconds
+        times = paced(rate, seconds)
+    traffic = Traffic()
+    try:
+        with sending(total) as report:
+            send(settings, plan, times, traffic, report)
+    except KeyboardInterrupt:
+        if total is not None:
+            raise
+    totals = {**traffic.as_json(), "seed": seed}
+    _print(totals, as_json=as_json)
+    return 0
+
+
+def _verify(settings: Settings, wait: float, *, until_closed: bool, as_json: bool) -> int:
+    try:
+        with waiting("looking at the group") as report:
+            verdict = verify(settings, wait, until_closed=until_closed, report=report)
+    except FeedbackError as error:
+        verdict = Verdict(reason=error.message)
+    totals = verdict.as_json()
+    if as_json:
+        _print(totals, as_json=True)
+        return verdict.exit_code
+    samples, reason = totals.pop("samples"), totals.pop("reason")
+    if reason:
+        click.echo(f"Not decided: {reason}", err=True)
+        return verdict.exit_code
+    _print(totals, as_json=False)
+    for line in samples:
+        click.echo(line)
+    return verdict.exit_code
+
+
+def _topics(settings: Settings, *, check: bool, as_json: bool) -> int:
+    rows = [
+        {
+            "topic": found.name,
+            "partitions": found.partitions,
+            "problem": found.problem or ("" if found.partitions else f"topic {found.name} is missing"),
+        }
+        for found in inspect_topics(settings, Topics.of(settings).specs())
+    ]
+    if as_json:
+        _print({"topics": rows}, as_json=True)
+    else:
+        for row in rows:
+            click.echo(f"{row['partitions']:>5} partitions  {row['topic']}")
+        for row in rows:
+            if row["problem"]:
+                click.echo(row["problem"])
+    return int(check and any(row["problem"] for row in rows))
+
+
+def _print(totals: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(orjson.dumps(totals).decode())
+        return
+    for name, value in totals.items():
+        shown = ("yes" if value else "no") if isinstance(value, bool) else f"{value:,}"
+        click.echo(f"{name.replace('_', ' '):>18}  {shown}")

@@ -1,0 +1,203 @@
+"""How the chat service sends feedback: checked, on the right partition, in compressed batches, and never silently lost.
+
+    with FeedbackPublisher(load_settings(), on_failure=report) as publisher:
+        publisher.publish({"feedbackId": "f-1", "agentId": "a-1", "userId": "u-1", "rating": "positive", ...})
+
+It needs none of the worker's parts: importing this module imports no Faust.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import orjson
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from feedback_app.connections import librdkafka_config
+from feedback_app.errors import PublishError
+from feedback_app.models import validate
+from feedback_app.settings import Settings
+from feedback_app.topics import MAX_INPUT_BYTES, Topics
+
+logger = logging.getLogger(__name__)
+
+_LINGER_MS = 20
+_QUEUED_EVENTS = 100_000
+_QUEUED_KBYTES = 128 * 1024
+_DELIVERY_TIMEOUT_MS = 120_000
+_CLOSE_TIMEOUT_S = 30.0
+#: How long a failure can stay untold when nobody publishes any more.
+_IDLE_POLL_S = 0.5
+_LOG_EVERY_S = 10.0
+
+
+class FailedDelivery(NamedTuple):
+    """An event that was accepted by :meth:`FeedbackPublisher.publish` and could not be delivered."""
+
+    key: bytes | None
+    value: bytes | None
+    error: str
+
+
+OnFailure = Callable[[FailedDelivery], None]
+
+
+class FeedbackPublisher:
+    """Sends feedback events to Kafka; safe to share between threads.
+
+    Delivery is asynchronous: :meth:`publish` returns once the event is queued here, and librdkafka sends it within some
+    20 ms, idempotently, waiting for all in-sync replicas. An event that can't be delivered within two minutes is given
+    up, and told: to *on_failure*, which is called with a :class:`FailedDelivery` on whichever thread finds out (a
+    publishing one or this object's own; what it raises is logged), and by the next :meth:`flush` or :meth:`close`,
+    which raise.
+    """
+
+    def __init__(self, settings: Settings, *, on_failure: OnFailure | None = None) -> None:
+        self._topic = Topics.of(settings).feedback
+        self._on_failure = on_failure
+        self._lock = threading.Lock()
+        self._failed = 0
+        self._last_error = ""
+        self._quiet_until = 0.0
+        config = librdkafka_config(
+            settings,
+            # The partitioner of Java clients, which the workers expect; librdkafka's own default is another.
+            partitioner="murmur2_random",
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=_LINGER_MS,
+            compression_type="lz4",
+            message_max_bytes=MAX_INPUT_BYTES,
+            message_timeout_ms=_DELIVERY_TIMEOUT_MS,
+            queue_buffering_max_messages=_QUEUED_EVENTS,
+            queue_buffering_max_kbytes=_QUEUED_KBYTES,
+            delivery_report_only_error=True,
+        )
+        # Our own logger tells of broken connections; librdkafka would write to stderr as well.
+        config.update(log_level=0, error_cb=self._on_error, on_delivery=self._on_delivery)
+        self._producer = Producer(config)
+        self._busy = False
+        self._closed = threading.Event()
+        self._poller = threading.Thread(target=self._poll_while_idle, name="feedback-publisher", daemon=True)
+        self._poller.start()
+
+    def publish(self, event: Mapping[str, Any]) -> None:
+        """Check one feedback event and queue it for sending, on its agent's partition.
+
+        Blocks while the local queue is full (100,000 events or 128 MiB): back-pressure instead of loss.
+
+        Raises:
+            ValueError: the event is invalid, and why; nothing was queued.
+            PublishError: the publisher is closed, or can't go on.
+        """
+        checked = validate(event)
+        self.publish_bytes(
+            checked["agentId"].encode(),
+            orjson.dumps({name: value for name, value in checked.items() if value is not None}),
+        )
+
+    def publish_bytes(self, key: bytes | None, value: bytes | None, partition: int | None = None) -> None:
+        """Queue a record as it is, unchecked: for tools and tests, which must also send what is invalid or misplaced.
+
+        Without *partition* the key decides it (a random one when there is no key). Blocks like :meth:`publish`.
+
+        Raises:
+            PublishError: the publisher is closed, the record is too large, or the publisher can't go on.
+        """
+        if self._closed.is_set():
+            raise PublishError("the publisher is closed")
+        self._busy = True
+        # -1 is librdkafka's RD_KAFKA_PARTITION_UA: let the partitioner decide.
+        where = -1 if partition is None else partition
+        while True:
+            try:
+                self._producer.produce(self._topic, value, key, where)
+                break
+            except BufferError:
+                # Full. Deliveries that are done, or given up, make room.
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                raise PublishError(f"not sent: {error.args[0].str()}") from error
+        self._producer.poll(0)
+
+    def flush(self, timeout: float = _CLOSE_TIMEOUT_S) -> None:
+        """Wait until everything queued is delivered.
+
+        Raises:
+            PublishError: how many events were not: those given up since the last flush, and those still queued after
+                *timeout* seconds. The latter stay queued and are tried further.
+        """
+        queued = self._producer.flush(timeout)
+        with self._lock:
+            failed, error = self._failed, self._last_error
+            self._failed, self._last_error = 0, ""
+        if failed or queued:
+            reasons = []
+            if failed:
+                reasons.append(f"{failed} failed, the last one with: {error}")
+            if queued:
+                reasons.append(f"{queued} still unanswered after {timeout:g} s")
+            raise PublishError(f"{failed + queued} events not delivered: {'; '.join(reasons)}")
+
+    def close(self) -> None:
+        """Flush, and accept nothing more; what is still undelivered then is dropped, and told. Can be called again.
+
+        Raises:
+            PublishError: as :meth:`flush`.
+        """
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._poller.join()
+        try:
+            self.flush()
+        finally:
+            if len(self._producer):
+                self._producer.purge()
+                self._producer.flush(1)  # tells on_failure of those that were dropped
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            return
+        with self._lock:
+            self._failed += 1
+            self._last_error = error.str()
+        if self._on_failure is None:
+            return
+        try:
+            self._on_failure(FailedDelivery(message.key(), message.value(), error.str()))
+        except Exception:
+            # It may be running on our own thread: one bad report must not end the telling of later ones.
+            logger.exception("on_failure raised")
+
+    def _on_error(self, error: KafkaError) -> None:
+        # Every attempt to connect reports here, several a second.
+        now = time.monotonic()
+        level = logging.DEBUG if now < self._quiet_until else logging.WARNING
+        if level == logging.WARNING:
+            self._quiet_until = now + _LOG_EVERY_S
+        logger.log(level, "Kafka: %s", error.str())
+
+    def _poll_while_idle(self) -> None:
+        """Serve delivery reports when no publishing thread does.
+
+        Polling here all the time would make publishers wait for the interpreter lock at every delivered record.
+        """
+        while not self._closed.wait(_IDLE_POLL_S):
+            if self._busy:
+                self._busy = False
+            else:
+                self._producer.poll(0)
