@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from feedback_app.core.clock import Clock
-from feedback_app.core.events import Decoded
+from feedback_app.core.events import Decoded, SourceRecord
 from feedback_app.errors import Aborted
 from feedback_app.folding import Fold, FoldRules
 from feedback_app.health import Health
@@ -17,11 +17,12 @@ from feedback_app.models import decode
 from feedback_app.retry import retrying
 from feedback_app.sinks import Sink
 from tables.feedback_windows import FeedbackWindows
-from tables.partition import Batch, OwnedPartition
+from tables.partition import OwnedPartition
 
 logger = logging.getLogger(__name__)
 
-_Decoded = list[tuple[Batch, Sequence[Decoded]]]
+_Records = Sequence[SourceRecord]
+_Decoded = list[tuple[_Records, Sequence[Decoded]]]
 
 #: Records decoded and folded without letting go of the event loop: about 10 ms, so that probes and pages answer.
 SLICE: Final = 2_000
@@ -36,7 +37,7 @@ def register(app: Any, table: FeedbackWindows, sources: tuple[str, ...], partiti
     async def feedback(stream: Any) -> None:
         # Nothing is acknowledged through Faust: the offsets are committed by the fold's own transaction.
         async for event in stream.noack().events():
-            table.accept(event.message.value)
+            await table.accept(event.message.value)
 
     app.agent(topic, name="agents.feedback")(feedback)
 
@@ -56,7 +57,7 @@ class Folder:
             batch = await owned.inbox.get()
             owned.folding = True
             self.table.ask_for_more(batch)
-            decoded = [(part, decode([record.value for record in part])) async for part in _slices(batch)]
+            decoded = [(part, decode([record.value for record in part])) async for part in _slices(batch.records)]
             async with owned.turn:
                 await self._fold(owned, rules, decoded)
             owned.folding = False
@@ -86,8 +87,8 @@ class Folder:
             logger.error("%s items were refused by the database and are skipped", refused)
 
 
-async def _slices(batch: Batch) -> AsyncIterator[Batch]:
-    """Yield *batch* in slices, and the event loop between them."""
-    for start in range(0, len(batch), SLICE):
-        yield batch[start : start + SLICE]
+async def _slices(records: _Records) -> AsyncIterator[_Records]:
+    """Yield *records* in slices, and the event loop between them."""
+    for start in range(0, len(records), SLICE):
+        yield records[start : start + SLICE]
         await asyncio.sleep(0)

@@ -81,7 +81,8 @@ def _environment(settings: Settings) -> Iterator[tuple[str, str]]:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
-        yield f"{PREFIX}{name.upper()}", str(value)
+        if value is not None:
+            yield f"{PREFIX}{name.upper()}", str(value)
 
 
 def _answers_ok(url: str) -> bool:

@@ -60,8 +60,6 @@ class FeedbackApp(faust.App):
     sink: Sink
     health: Health
     windows: FeedbackWindows
-    #: Topics that the transport hands over in whole batches.
-    batched_topics: frozenset[str] = frozenset()
 
     def _new_transport(self) -> Transport:
         return BatchTransport(self.conf.broker_consumer, self)
@@ -120,7 +118,6 @@ def create_app(settings: Settings, *, sink: Sink | None = None, clock: Clock | N
         Worker=FeedbackWorker,
     )
     app.settings = settings
-    app.batched_topics = frozenset(topics.sources)
     app.health = Health()
     app.sink = sink or MongoSink(settings)
     app.windows = FeedbackWindows(app, settings, topics, clock)

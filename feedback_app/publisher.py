@@ -142,9 +142,10 @@ class FeedbackPublisher:
                 reasons.append(f"{failed} failed, the last one with: {error}")
             if queued:
                 reasons.append(f"{queued} still unanswered after {timeout:g} s")
-            raise PublishError(f"{failed + queued} events not delivered: {'; '.join(reasons)}")
+            lost = failed + queued
+            raise PublishError(f"{lost} event{'s' * (lost != 1)} not delivered: {'; '.join(reasons)}")
 
-    def close(self) -> None:
+    def close(self, timeout: float = _CLOSE_TIMEOUT_S) -> None:
         """Flush, and accept nothing more; what is still undelivered then is dropped, and told. Can be called again.
 
         Raises:
@@ -155,7 +156,7 @@ class FeedbackPublisher:
         self._closed.set()
         self._poller.join()
         try:
-            self.flush()
+            self.flush(timeout)
         finally:
             if len(self._producer):
                 self._producer.purge()

@@ -16,8 +16,8 @@ from feedback_app.errors import Fenced
 from feedback_app.provisioning import topic_ids
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
-from feedback_app.transport.batches import BatchConsumer
-from tables.partition import Batch, OwnedPartition
+from feedback_app.transport.batches import Batch, BatchConsumer
+from tables.partition import OwnedPartition
 
 logger = logging.getLogger(__name__)
 
@@ -84,15 +84,18 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         ownership = self._owned.get(partition)
         return ownership.partition if ownership and ownership.ready else None
 
-    def accept(self, batch: Batch) -> None:
+    async def accept(self, batch: Batch) -> None:
         """Hand a fetched batch to its partition; one that has been given up since the fetch drops it."""
-        owned = self.owned(batch[0].partition)
-        if owned is not None:
-            owned.inbox.put_nowait(batch)
+        owned = self.owned(batch.tp.partition)
+        if owned is None or owned.accept(batch):
+            return
+        at = owned.expected[batch.tp.topic]
+        logger.warning("%s: a batch from %s does not continue %s: reading from there", batch.tp, batch.start, at)
+        await self._consumer.start_partitions({batch.tp: at})
 
     def ask_for_more(self, batch: Batch) -> None:
         """Say that *batch* is being worked on, so that the next one may be fetched."""
-        self._consumer.ask_for_more(TP(batch[0].topic, batch[0].partition))
+        self._consumer.ask_for_more(batch.tp)
 
     async def read_to_the_end(self, owned: OwnedPartition, since_ms: int) -> bool:
         """Say whether everything on both source topics of a partition had been read at some time after *since_ms*."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from feedback_app.core.clock import Clock
-from feedback_app.core.events import SourceRecord
 from feedback_app.core.transaction import Send, Transaction
 from feedback_app.errors import Fenced, StateError
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
+from feedback_app.transport.batches import Batch
 from feedback_app.transport.transactions import TransactionalProducer
 from tables.restore import Restored, Restorer
 from tables.state import PartitionState, changelog_of
@@ -23,9 +23,6 @@ logger = logging.getLogger(__name__)
 
 #: How long giving a partition up waits for a transaction in flight. Below the shortest session timeout.
 _RELEASE_S: Final = 4.0
-
-Batch = Sequence[SourceRecord]
-
 
 class OwnedPartition:
     """One partition of one assignment. It is never used for a second assignment.
@@ -43,6 +40,8 @@ class OwnedPartition:
         self.partition = partition
         self.turn = asyncio.Lock()
         self.inbox: asyncio.Queue[Batch] = asyncio.Queue()
+        #: Where the next batch of each source topic has to start.
+        self.expected: dict[str, int] = {}
         #: Wall time since which nothing has been folded.
         self.silent_since_ms = clock.now_ms()
         #: True while a batch that was taken from the inbox is not committed yet.
@@ -81,7 +80,17 @@ class OwnedPartition:
             restored.records,
             starts,
         )
+        self.expected = dict(starts)
         return starts
+
+    def accept(self, batch: Batch) -> bool:
+        """Take a batch if it continues what there is; else return False: it was fetched for a former assignment, or
+        records before it were dropped."""
+        if batch.start != self.expected.get(batch.tp.topic):
+            return False
+        self.expected[batch.tp.topic] = batch.end
+        self.inbox.put_nowait(batch)
+        return True
 
     def _fence_and_restore(self) -> tuple[PartitionStore, Restored]:
         self._producer.fence()

@@ -37,10 +37,9 @@ _Collection = AgnosticCollection[Document]
 _Operation = InsertOne[Document] | ReplaceOne[Document] | UpdateOne
 
 _SERVER_SELECTION_S: Final = 5.0
-#: A bulk write may take this long, and so much more for each operation in it.
-_WRITE_S: Final = 15.0
+#: How long the server may take over one command, and so much more for each operation in a large bulk write.
+_COMMAND_S: Final = 20.0
 _OPERATION_S: Final = 0.01
-_INDEXES_S: Final = 60.0
 _CLOSE_S: Final = 2.0
 
 _ATTEMPTS: Final = 2
@@ -88,7 +87,7 @@ class MongoSink:
         items_collection: str = "feedback",
         clock: Clock | None = None,
         server_selection_timeout_s: float = _SERVER_SELECTION_S,
-        write_timeout_s: float = _WRITE_S,
+        command_timeout_s: float | None = None,
     ) -> None:
         """Connect to nothing yet.
 
@@ -97,21 +96,23 @@ class MongoSink:
             windows_collection: where windows go.
             items_collection: where items go.
             clock: tells ``closedAt``; the machine's by default.
-            server_selection_timeout_s: how long a call waits for a server that can't be reached; an option of that
-                name in the URL wins.
-            write_timeout_s: how long a bulk write may take, and 10 ms more for each document in it.
+            server_selection_timeout_s: how long a call waits for a server that can't be reached; the URL's
+                option of that name wins, here and below.
+            command_timeout_s: how long a call waits for a server that does not answer; by default 20 s, and 10 ms
+                more for each operation of the largest bulk write that the settings allow.
 
         Raises:
             SettingsError: the driver does not understand the URL.
         """
         self._clock = clock or SystemClock()
-        self._write_timeout_s = write_timeout_s
-        self._client = _connect(settings, server_selection_timeout_s)
+        command_timeout_s = command_timeout_s or _COMMAND_S + _OPERATION_S * settings.batch_size
+        self._client = _connect(settings, server_selection_timeout_s, command_timeout_s)
         database = self._client.get_database(settings.mongodb_database)
         self._windows, self._items = (
             database.get_collection(
                 name,
-                write_concern=WriteConcern("majority", j=True),
+                # A majority that is missing is to be told by the server, before the call gives up on the server itself.
+                write_concern=WriteConcern("majority", j=True, wtimeout=round(command_timeout_s * 500)),
                 read_preference=ReadPreference.PRIMARY,
                 read_concern=ReadConcern("local"),
             )
@@ -121,8 +122,6 @@ class MongoSink:
     async def prepare(self) -> None:
         """Create the indexes of the windows that are missing. It can be called any number of times.
 
-        On a large collection without them, create them by hand beforehand: this gives up after a minute.
-
         Raises:
             SinkUnavailable: nothing is known of them; repeat.
         """
@@ -130,12 +129,11 @@ class MongoSink:
         by_end = IndexModel([("windowEnd", pymongo.ASCENDING)])
         for index in (by_agent, by_end):
             try:
-                with pymongo.timeout(_INDEXES_S):
-                    await self._windows.create_indexes([index])
+                await self._windows.create_indexes([index])
             except PyMongoError as error:
                 if not isinstance(error, OperationFailure) or error.code not in _INDEX_CONFLICTS:
                     raise SinkUnavailable(_describe(error)) from None
-                logger.warning("an index on the same fields is there already, and is left as it is: %s", _describe(error))
+                logger.warning("an index on the same fields is there and is left as it is: %s", _describe(error))
 
     async def upsert_windows(self, documents: Sequence[Document]) -> Outcome:
         """See ``feedback_app.sinks.Sink``. Each ``_id`` is expected once."""
@@ -232,8 +230,7 @@ class MongoSink:
         if not operations:
             return _Written(0, {})
         try:
-            with pymongo.timeout(self._write_timeout_s + _OPERATION_S * len(operations)):
-                result = await collection.bulk_write(operations, ordered=False)
+            result = await collection.bulk_write(operations, ordered=False)
         except BulkWriteError as error:
             return _Written.from_details(error.details)
         except (BSONError, OverflowError, UnicodeError) as error:
@@ -259,9 +256,8 @@ class MongoSink:
         try:
             for start in range(0, len(ids), _IDS_IN_ONE_QUERY):
                 some = {"_id": {"$in": ids[start : start + _IDS_IN_ONE_QUERY]}}
-                with pymongo.timeout(self._write_timeout_s):
-                    async for stored in self._windows.find(some, {"count": 1}):
-                        counts[stored["_id"]] = stored.get("count")
+                async for stored in self._windows.find(some, {"count": 1}):
+                    counts[stored["_id"]] = stored.get("count")
         except PyMongoError as error:
             raise SinkUnavailable(_describe(error)) from None
         return counts
@@ -309,14 +305,19 @@ class _Written:
         return _Written(self.matched + other.matched, {**self.failures, **moved})
 
 
-def _connect(settings: Settings, server_selection_timeout_s: float) -> AsyncIOMotorClient[Document]:
+def _connect(
+    settings: Settings, server_selection_timeout_s: float, command_timeout_s: float
+) -> AsyncIOMotorClient[Document]:
     url = settings.mongodb_url.get_secret_value()
-    timeout_ms = round(server_selection_timeout_s * 1000)
+    # Not the driver's own timeoutMS: it takes the place of the server selection timeout.
+    timeouts = {
+        "serverSelectionTimeoutMS": round(server_selection_timeout_s * 1000),
+        "connectTimeoutMS": round(server_selection_timeout_s * 1000),
+        "socketTimeoutMS": round(command_timeout_s * 1000),
+    }
     # To the driver, an argument beats what the URL says.
     in_url = {option.partition("=")[0].lower() for option in urlsplit(url).query.split("&")}
-    options: dict[str, Any] = {
-        name: timeout_ms for name in ("serverSelectionTimeoutMS", "connectTimeoutMS") if name.lower() not in in_url
-    }
+    options: dict[str, Any] = {name: value for name, value in timeouts.items() if name.lower() not in in_url}
     try:
         return AsyncIOMotorClient(url, appName=settings.app_id, retryWrites=False, retryReads=False, **options)
     except (PyMongoError, ValueError):
@@ -350,4 +351,3 @@ def _describe(error: Exception) -> str:
 
 def _brief(message: str) -> str:
     return _CHATTER.split(message, maxsplit=1)[0].rstrip(" :,")[:_LONGEST_MESSAGE]
-

@@ -7,7 +7,7 @@ Everything here relies on faust-streaming 0.15.3 and aiokafka 0.14; ``tests/func
 one of these behaviours changes:
 
 * ``Consumer.getmany`` is the one place where fetched records become messages; ``_getmany`` fetches for a given set of
-  partitions, and takes an empty set for "all";
+  partitions, and takes an empty set for "all"; ``_fetch_records`` is where the consumer thread asks aiokafka's fetcher;
 * ``resume_partitions`` is the one way by which Faust lets a partition be read, and ``perform_seek`` the one by which it
   chooses where from;
 * ``AIOKafkaConsumer`` takes its isolation level and waiting time from two attributes when it starts.
@@ -29,6 +29,22 @@ _FETCH_WAIT_MS: Final = 250
 _BUSY_WAIT_S: Final = 0.02
 
 
+class Batch(NamedTuple):
+    """What one fetch brought for one source partition.
+
+    Attributes:
+        tp: the source partition.
+        start: the position that it was read from: where the batch before it ended, or where reading was started.
+        end: the position after it.
+        records: at least one.
+    """
+
+    tp: TP
+    start: int
+    end: int
+    records: list[Any]
+
+
 class Tail(NamedTuple):
     """How far a source partition has been read, by the last answer to a fetch.
 
@@ -46,12 +62,40 @@ class Tail(NamedTuple):
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Faust's consumer thread, reading committed records only."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._positions: dict[TP, int] = {}
+
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         # Faust offers this only together with its own transactions, which are not ours.
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
         return consumer
+
+    async def start_at(self, offsets: Mapping[TP, int]) -> None:
+        """Read from *offsets* on."""
+        await self.call_thread(self._start_at, dict(offsets))
+
+    async def _start_at(self, offsets: Mapping[TP, int]) -> None:
+        consumer = self._ensure_consumer()
+        for tp, offset in offsets.items():
+            if tp in consumer.assignment():  # else it was taken away meanwhile, and is started again when it is back
+                consumer.seek(tp, offset)
+                self._positions[tp] = offset
+
+    async def _fetch_records(self, *args: Any, **kwargs: Any) -> dict[TP, Batch]:
+        """Fetch, and note from where to where: in this thread, nothing can come between a fetch and its position."""
+        fetched = await super()._fetch_records(*args, **kwargs)
+        assignment = self._ensure_consumer()._subscription.subscription.assignment
+        batches = {}
+        for tp, records in fetched.items():
+            state = assignment.state_value(tp)
+            start = self._positions.get(tp)
+            if records and state is not None and start is not None:
+                self._positions[tp] = state.position
+                batches[tp] = Batch(TP(tp.topic, tp.partition), start, state.position, records)
+        return batches
 
     async def tails(self, tps: Iterable[TP]) -> dict[TP, Tail]:
         """Return the tails of those of *tps* that have been fetched from at least once."""
@@ -79,7 +123,6 @@ class BatchConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._batched: frozenset[str] = getattr(self.app, "batched_topics", frozenset())
         self._started_tps: set[TP] = set()
         self._in_hand: set[TP] = set()
 
@@ -90,8 +133,11 @@ class BatchConsumer(driver.Consumer):
 
     async def start_partitions(self, offsets: Mapping[TP, int]) -> None:
         """Read from *offsets* on. Until this is called, a newly assigned partition is not read."""
-        await self.seek_wait(offsets)
+        thread: Any = self._thread
+        await thread.start_at(offsets)
         self._started_tps.update(offsets)
+        self._in_hand.difference_update(offsets)
+        self._read_offset.update(offsets)
         self.resume_partitions(offsets)
 
     def stop_partitions(self) -> None:
@@ -101,7 +147,7 @@ class BatchConsumer(driver.Consumer):
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Resume what may be read: not the partitions that are still being taken over."""
-        super().resume_partitions({tp for tp in tps if tp.topic not in self._batched or tp in self._started_tps})
+        super().resume_partitions(self._started_tps.intersection(tps))
 
     async def perform_seek(self) -> None:
         """Stay: each partition was sent to its own offset by :meth:`start_partitions`, not to a committed one."""
@@ -139,25 +185,22 @@ class BatchConsumer(driver.Consumer):
         return await super()._getmany(active_partitions, timeout)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
-        """Fetch, and yield one message for each partition that the fetch brought records for.
+        """Fetch, and yield one message for each partition that the fetch brought records for; its value is a
+        :class:`Batch`.
 
-        What was fetched before a rebalance is dropped: every partition is sent to its offset again afterwards.
+        A rebalance can come between any two steps here. Nothing depends on what is dropped then: a partition takes
+        only the batch that continues what it has (``tables.feedback_windows``), and is sent to its offset again
+        otherwise.
         """
-        generation = self.app.consumer_generation_id
-        records, _ = await self._wait_next_records(timeout)
-        records = records or {}
-        if self.app.consumer_generation_id == generation:
-            self._in_hand.update(tp for tp in records if tp in self._started_tps)
-        for tp, batch in records.items():
-            if self.should_stop or not self.flow_active or self.app.consumer_generation_id != generation:
+        fetched, _ = await self._wait_next_records(timeout)
+        batches: list[Batch] = [batch for batch in (fetched or {}).values() if batch.tp in self._started_tps]
+        self._in_hand.update(batch.tp for batch in batches)
+        for batch in batches:
+            if self.should_stop or not self.flow_active:
                 return
-            if tp.topic not in self._batched:
-                for record in batch:
-                    yield tp, self._to_message(tp, record)
-            elif batch and tp in self._started_tps:
-                message = self._to_message(tp, batch[-1])
-                message.value = batch
-                yield tp, message
+            message = self._to_message(batch.tp, batch.records[-1])
+            message.value = batch
+            yield batch.tp, message
 
 
 class BatchTransport(driver.Transport):

@@ -1,0 +1,1 @@
+"""Measurements: one file a peer, same input, same check."""

@@ -1,0 +1,29 @@
+"""What a benchmark needs of its surroundings: a broker, left as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from confluent_kafka.admin import AdminClient
+
+
+@contextmanager
+def broker(url: str | None) -> Iterator[str]:
+    """Give the ``host:port`` of the broker at *url*, or of an Apache Kafka started for the occasion."""
+    if url is not None:
+        yield url.removeprefix("kafka://")
+        return
+    from tests.services.kafka import ApacheKafka  # only here: with a broker at hand nobody needs Java
+
+    with ApacheKafka() as kafka:
+        yield kafka.url.removeprefix("kafka://")
+
+
+def drop_topics(bootstrap_servers: str, prefix: str) -> None:
+    """Delete every topic whose name starts with *prefix*."""
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    names = [name for name in admin.list_topics(timeout=30).topics if name.startswith(prefix)]
+    if names:
+        for dropped in admin.delete_topics(names, operation_timeout=30).values():
+            dropped.result()

@@ -1,0 +1,139 @@
+"""The input that every contender reads, and the totals that a right answer has: both follow from a seed."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from confluent_kafka import Producer
+
+from feedback_app.core.partitioning import partition_of
+
+PARTITIONS = 8
+WINDOW_MS = 60_000
+GRACE_MS = 5_000
+
+#: How far an event may lie behind one that was sent before it; less than the grace, so that none is late.
+_DISORDER_MS = 2_000
+_CHUNK = 10_000
+
+
+class Record(NamedTuple):
+    """One record to send, and the window that it belongs to."""
+
+    key: bytes
+    value: bytes
+    agent_id: str
+    window_start: int
+
+
+#: The right count of each (agent, window start).
+Totals = Mapping[tuple[str, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """*events* ratings of *agents* agents, spread evenly over *windows* windows from *start* on."""
+
+    events: int
+    agents: int
+    windows: int
+    start: int
+    seed: int = 1
+
+    @classmethod
+    def just_over(cls, events: int, agents: int, windows: int = 10, seed: int = 1) -> Workload:
+        """Return a workload that ended so lately that even its ticks are no future, and long enough ago to be due."""
+        end = time.time_ns() // 1_000_000 // WINDOW_MS * WINDOW_MS - WINDOW_MS
+        return cls(events, agents, windows, end - windows * WINDOW_MS, seed)
+
+    @property
+    def end(self) -> int:
+        """The end of the last window."""
+        return self.start + self.windows * WINDOW_MS
+
+    def records(self, every: int = 1) -> Iterator[Record]:
+        """Yield every *every*-th event, in the order of their times but for a little disorder, the same each time."""
+        rng = random.Random(self.seed)
+        agents = [f"agent-{number:05d}" for number in range(self.agents)]
+        keys = [agent.encode() for agent in agents]
+        # What an event may have after its required fields: scores and tags as a chat service would send them.
+        endings = [
+            *(f',"score":{score}}}' for score in (1, 2, 3, 4, 5, 5)),
+            *("}" for _ in range(5)),
+            ',"score":4,"tags":["helpful","fast"]}',
+        ]
+        ratings = ("positive", "positive", "positive", "negative", "neutral")
+        span, events, start = self.windows * WINDOW_MS, self.events, self.start
+        for first in range(0, events, _CHUNK):
+            size = min(_CHUNK, events - first)
+            who = rng.choices(range(self.agents), k=size)
+            rated = rng.choices(ratings, k=size)
+            ended = rng.choices(endings, k=size)
+            behind = rng.choices(range(_DISORDER_MS), k=size)
+            for index, agent, rating, ending, delay in zip(
+                range(first, first + size), who, rated, ended, behind, strict=True
+            ):
+                if index % every:
+                    continue
+                timestamp = max(start, start + index * span // events - delay)
+                user = index * 7919 % 1_000_003
+                value = (
+                    f'{{"feedbackId":"feedback-{index:08d}","agentId":"{agents[agent]}","userId":"user-{user:07d}",'
+                    f'"rating":"{rating}","timestamp":{timestamp}{ending}'
+                )
+                yield Record(keys[agent], value.encode(), agents[agent], timestamp - timestamp % WINDOW_MS)
+
+    def ticks(self) -> Iterator[Record]:
+        """Yield one event for each partition that is late enough to make all the windows before it due."""
+        timestamp = self.end + GRACE_MS + 1
+        for partition in range(PARTITIONS):
+            agent = next(name for n in range(10_000) if partition_of(name := f"tick-{n}", PARTITIONS) == partition)
+            value = (
+                f'{{"feedbackId":"{agent}","agentId":"{agent}","userId":"tick","rating":"neutral",'
+                f'"timestamp":{timestamp}}}'
+            )
+            yield Record(agent.encode(), value.encode(), agent, timestamp - timestamp % WINDOW_MS)
+
+    def send(self, bootstrap_servers: str, topic: str, every: int = 1) -> tuple[int, Totals]:
+        """Send the events, then the ticks, to *topic*; return how many records that is, and the right totals.
+
+        The totals hold the windows of the events only: those of the ticks stay open.
+        """
+        producer = Producer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "partitioner": "murmur2",  # the default partitioner of Java clients
+                "enable.idempotence": True,  # so that a retry neither repeats nor reorders
+                "linger.ms": 50,
+                "batch.size": 1_000_000,
+                "queue.buffering.max.messages": 1_000_000,
+                "log_level": 3,  # a new broker has the producer ask again for its id: no warning worth the table
+            }
+        )
+        totals: Counter[tuple[str, int]] = Counter()
+        sent = 0
+        for record in self.records(every):
+            _produce(producer, topic, record)
+            totals[record.agent_id, record.window_start] += 1
+            sent += 1
+        for record in self.ticks():
+            _produce(producer, topic, record)
+            sent += 1
+        if producer.flush(60):
+            raise RuntimeError(f"{topic}: the broker did not take all of the input")
+        return sent, totals
+
+
+def _produce(producer: Producer, topic: str, record: Record) -> None:
+    while True:
+        try:
+            producer.produce(topic, record.value, record.key)
+        except BufferError:
+            producer.poll(0.1)
+        else:
+            return
