@@ -65,7 +65,10 @@ class Closer:
         silent_since = owned.silent_since_ms
         if self.clock.now_ms() - silent_since < self.idle_ms:
             return
-        if not await self.table.read_to_the_end(owned, silent_since):
+        newest = owned.state.newest_end()
+        if newest is None or newest <= owned.state.record.watermark:
+            return  # nothing that the clock could close
+        if not await self.table.read_to_the_end(owned):
             return
         async with owned.turn:
             if owned.silent_since_ms != silent_since:
@@ -79,17 +82,16 @@ class Closer:
         taken = owned.state.take_due(self.batch_size)
         windows = plan((key, value) for key, value in taken if not held.holds(key))
         outcome = await self._upsert(windows, rules)
-        stored = [due for due in windows if self._is_stored(due, outcome, held)]
+        stored = windows
+        if outcome.ahead or outcome.refused or held:
+            stored = [due for due in windows if self._is_stored(due, outcome, held)]
         async with owned.turn:
             transaction = settle(owned.state, stored, owned.state.take_expired(self.batch_size), rules)
             if transaction is None:
                 return bool(taken)
             await self._commit(owned, transaction)
-        closed = transaction.changes
-        # What has changed since its document was built lies behind the cursor now, unless the change put it back.
-        owned.state.put_back(due.key for due in stored if due.key not in closed)
-        for due in stored:
-            self.health.closed(due.window.document_id)
+        # What has changed since its document was built stays due.
+        owned.state.put_back(due.key for due in stored if due.key not in transaction.changes)
         if stored:
             logger.info("partition %s: %s windows closed", owned.partition, len(stored))
         return True
@@ -134,6 +136,7 @@ class Closer:
             self.health.refused(document_id)
         else:
             held.forget(due.key)
+            self.health.closed(document_id)
             return True
         held.hold(due.key)
         return False
@@ -152,6 +155,9 @@ class Holds:
     """The windows of a partition that wait by themselves."""
 
     _holds: dict[bytes, _Hold] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self._holds)
 
     def hold(self, key: bytes) -> None:
         """Keep a window back, twice as long as the last time."""

@@ -43,7 +43,7 @@ class Admin:
         self._last_error = ""
         # Errors are told by us, once; librdkafka itself would log each of its attempts.
         config = librdkafka_config(settings, reconnect_backoff_ms=200)
-        config.update(log_level=0, error_cb=self._on_error)
+        config.update(error_cb=self._on_error)
         self._client = AdminClient(config)
 
     def describe(self, names: Sequence[str]) -> dict[str, TopicDescription]:

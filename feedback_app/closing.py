@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.documents import Document, aggregated_event, to_json, window_document
@@ -32,19 +32,13 @@ class CloseState(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class DueWindow:
+class DueWindow(NamedTuple):
     """A window that is due, as it was when the pass began."""
 
     key: bytes
     value: bytes
     window: Window
     document: Document
-
-    @classmethod
-    def of(cls, key: bytes, value: bytes) -> DueWindow:
-        window = window_of(key)
-        return cls(key, value, window, window_document(window, Aggregate.decode(value)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +55,11 @@ class CloseRules:
 
 def plan(due: Iterable[tuple[bytes, bytes]]) -> list[DueWindow]:
     """Turn stored open windows, in key order, into the windows of a pass."""
-    return [DueWindow.of(key, value) for key, value in due]
+    windows = []
+    for key, value in due:
+        window = window_of(key)
+        windows.append(DueWindow(key, value, window, window_document(window, Aggregate.decode(value))))
+    return windows
 
 
 def bulks(windows: Sequence[DueWindow], rules: CloseRules) -> list[list[Document]]:

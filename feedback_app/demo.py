@@ -19,10 +19,11 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from feedback_app.demo_worker import DemoError, DemoWorker
 from feedback_app.embedded.broker import EmbeddedBroker
 from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.embedded.process import free_port
+from feedback_app.embedded.worker import WorkerProcess
+from feedback_app.errors import FeedbackError
 from feedback_app.progress import sending, waiting
 from feedback_app.settings import Settings, load_settings
 from feedback_app.topics import Topics
@@ -39,6 +40,10 @@ _SHARE: Final = 0.01
 #: How long the worker may take for an event, at the very least, and for a window on the embedded database.
 _SLOWEST_EVENTS_PER_S: Final = 1_000
 _SLOWEST_WINDOWS_PER_S: Final = 100
+
+
+class DemoError(FeedbackError):
+    """The demo could not go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ def run_demo(options: DemoOptions) -> int:
     ):
         settings = _settings(options, broker.url, database.url, Path(directory))
         status.update("starting the worker: faust -A feedback_app worker")
-        with DemoWorker(settings, Path(directory) / "worker.log") as worker:
+        with WorkerProcess(settings, Path(directory) / "worker.log") as worker:
             worker.wait_until_ready()
             status.stop()
             console.print(f"The worker is up: {worker.url}/feedback/", highlight=False)
@@ -86,7 +91,7 @@ def run_demo(options: DemoOptions) -> int:
     return 0 if totals["verified"] else 1
 
 
-def _demonstrate(options: DemoOptions, settings: Settings, worker: DemoWorker, console: Console) -> dict[str, Any]:
+def _demonstrate(options: DemoOptions, settings: Settings, worker: WorkerProcess, console: Console) -> dict[str, Any]:
     """Send traffic, wait until all of it is counted and closed, and compare."""
     plan = scenario(settings, seed=options.seed, agents=options.agents, late_share=_SHARE, invalid_share=_SHARE)
     traffic = Traffic()
@@ -178,7 +183,7 @@ def _show(totals: Mapping[str, Any], *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _stay(worker: DemoWorker) -> None:
+def _stay(worker: WorkerProcess) -> None:
     try:
         while True:
             worker.check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import ssl
-from typing import Any
+from typing import Any, cast
 
 import faust
 from faust.transport.base import Transport
@@ -23,6 +23,7 @@ from feedback_app.errors import SettingsError
 from feedback_app.folding import FoldRules
 from feedback_app.health import Health
 from feedback_app.provisioning import check_database, ensure_topics
+from feedback_app.retry import retrying
 from feedback_app.settings import BatchingMode, Settings
 from feedback_app.sinks import Sink
 from feedback_app.sinks.mongodb import MongoSink
@@ -39,17 +40,13 @@ from tables.recovery import SelfRestoringTables
 _SESSION_S = 10.0
 #: How long members have to give up their partitions; above the deadline for that (``tables.partition``).
 _REBALANCE_S = 6.0
-#: Records in one fetched batch, at most; with the fetch size it bounds a partition's memory and a transaction's length.
-_BATCH_RECORDS = 10_000
-_FETCH_BYTES = 1 << 20
 
 
 class FeedbackWorker(faust.Worker):
     """Faust's worker, which checks what it needs before it starts: a failure is one line, without a stack trace."""
 
     def execute_from_commandline(self) -> Any:
-        app: FeedbackApp = self.app
-        app.preflight()
+        cast(FeedbackApp, self.app).preflight()
         super().execute_from_commandline()
 
 
@@ -63,6 +60,11 @@ class FeedbackApp(faust.App):
 
     def _new_transport(self) -> Transport:
         return BatchTransport(self.conf.broker_consumer, self)
+
+    async def on_stop(self) -> None:
+        """Give the partitions up, then let go of the database."""
+        await super().on_stop()
+        await self.sink.close()
 
     def preflight(self) -> None:
         """Make the data dir and missing topics, check what is there, and reach the database.
@@ -99,8 +101,6 @@ def create_app(settings: Settings, *, sink: Sink | None = None, clock: Clock | N
         broker_session_timeout=_SESSION_S,
         broker_heartbeat_interval=_SESSION_S / 5,
         broker_rebalance_timeout=_REBALANCE_S,
-        broker_max_poll_records=_BATCH_RECORDS,
-        consumer_max_fetch_size=_FETCH_BYTES,
         consumer_auto_offset_reset="earliest",
         datadir=settings.data_dir / settings.app_id,
         store="memory://",
@@ -119,7 +119,7 @@ def create_app(settings: Settings, *, sink: Sink | None = None, clock: Clock | N
     )
     app.settings = settings
     app.health = Health()
-    app.sink = sink or MongoSink(settings)
+    app.sink = sink or MongoSink(settings, clock=clock)
     app.windows = FeedbackWindows(app, settings, topics, clock)
     app.tables.add(app.windows)
     feedback_agent.register(app, app.windows, topics.sources, topics.partitions)
@@ -138,9 +138,7 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
     lateness = Lateness(settings.grace_ms, settings.retention_ms)
     partition_of = partitioner(topics.partitions)
     folder = Folder(app.windows, app.sink, clock, app.health)
-    closer = Closer(
-        app.windows, app.sink, clock, app.health, lateness, settings.idle_ms, settings.batch_size
-    )
+    closer = Closer(app.windows, app.sink, clock, app.health, lateness, settings.idle_ms, settings.batch_size)
 
     def work(owned: OwnedPartition) -> Any:
         fold_rules = FoldRules(
@@ -162,20 +160,17 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
 
     app.windows.work = work
 
-    @app.task
     async def prepare() -> None:
         """Make the indexes, and let the garbage collector leave alone what stays for good."""
         if isinstance(app.sink, MongoSink):
-            await app.sink.prepare()
+            await retrying(app.sink.prepare)
         # A batch makes tens of thousands of objects that all die with it: looking at them, and at everything that
         # was imported, over and over cost a tenth of the throughput.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
 
-    @app.on_before_shutdown.connect
-    async def let_go(app: Any, **_: Any) -> None:
-        await app.sink.close()
+    app.task(prepare)
 
 
 def _credentials(settings: Settings) -> CredentialsT | None:

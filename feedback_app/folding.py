@@ -6,22 +6,20 @@ are cut into batches changes nothing: each record is judged by the watermark tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Protocol
 from zlib import crc32
 
-from feedback_app.core.aggregate import Aggregate, checksum_seed
+from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum
 from feedback_app.core.documents import Document, item_document
-from feedback_app.core.events import Decoded, Event, Headers, Invalid, Origin, SourceRecord
+from feedback_app.core.events import LOG_APPEND_TIME, Decoded, Event, Invalid, Origin, SourceRecord
+from feedback_app.core.headers import Header, foreign, origin_headers, origin_of
 from feedback_app.core.state import OPEN, PartitionRecord, closed_key, window_key
 from feedback_app.core.transaction import Send, Transaction
 from feedback_app.core.watermark import Lateness
 from feedback_app.core.windows import window_end
-from feedback_app.topics import Header, Topics
-
-LOG_APPEND_TIME: Final = 1
-_OWN_HEADERS: Final = "feedback-"
+from feedback_app.topics import Topics
 
 
 class CommittedState(Protocol):
@@ -83,29 +81,29 @@ class Fold:
         self._sends: list[Send] = []
         self._offsets: dict[str, int] = {}
 
-    def add(self, records: Sequence[SourceRecord], decoded: Sequence[Decoded]) -> None:
+    def add(self, topic: str, partition: int, records: Sequence[SourceRecord], decoded: Sequence[Decoded]) -> None:
         """Fold one slice: consecutive *records* of one source partition, and what each of them was decoded to."""
         if not records:
             return
         rules = self._rules
-        first = records[0]
-        origin_of = _forwarded_origin if first.topic == rules.topics.repartition else None
-        seed = checksum_seed(first.topic, first.partition)
-        # One plain loop with local names: it runs for every event. Measured, it is a tenth of an event's cost.
+        seed = checksum_seed(topic, partition)
+        is_forwarded = topic == rules.topics.repartition
+        # One plain loop with local names: it runs for every event.
         by_end, size, highest, floor = self._by_end, rules.window_size, self._highest, self._floor
         slack = rules.lateness.grace_ms + rules.lateness.retention_ms
         max_future, now_ms, keep_items = rules.max_future_ms, self._now_ms, rules.keep_items
         counted = 0
         for record, event in zip(records, decoded, strict=True):
             if isinstance(event, Invalid):
+                self._highest = highest
                 self._dead_letter(record, event.error)
                 continue
             timestamp = event["timestamp"]
             end = timestamp - timestamp % size + size
-            in_future = timestamp - max_future > (
-                record.timestamp if record.timestamp_type == LOG_APPEND_TIME else now_ms
-            )
+            kind, appended = record.timestamp()
+            in_future = timestamp - max_future > (appended if kind == LOG_APPEND_TIME else now_ms)
             if in_future or end <= floor:
+                self._highest = highest
                 self._reject(record, event, in_future=in_future)
                 continue
             windows = by_end.get(end)
@@ -118,11 +116,11 @@ class Fold:
                     self._forward(record, agent_id)
                     continue
                 aggregate = windows[agent_id] = self._open(agent_id, end)
-            if origin_of is None:
-                checksum = crc32(record.offset.to_bytes(8, "big"), seed)
+            if is_forwarded:
+                origin = self._origin(record)
+                checksum = origin_checksum(checksum_seed(origin.topic, origin.partition), origin.offset)
             else:
-                origin = origin_of(record)
-                checksum = crc32(origin.offset.to_bytes(8, "big"), checksum_seed(origin.topic, origin.partition))
+                checksum = crc32(record.offset().to_bytes(8, "big"), seed)  # type: ignore[union-attr]  # fetched
             aggregate.add(event, timestamp, checksum)
             counted += 1
             if timestamp > highest:
@@ -132,7 +130,7 @@ class Fold:
                 self.items.append(item_document(event, self._origin(record)))
         self._highest, self._floor = highest, floor
         self.tally.counted += counted
-        self._offsets[first.topic] = records[-1].offset + 1
+        self._offsets[topic] = (records[-1].offset() or 0) + 1
 
     def transaction(self) -> Transaction:
         """Return what the fold changes, as one transaction."""
@@ -180,50 +178,24 @@ class Fold:
 
     def _set_aside(self, topic: str, record: SourceRecord, error: str) -> None:
         headers = [
-            *_foreign(record.headers),
+            *foreign(record.headers()),
             (Header.ERROR, error.encode()),
-            *_origin_headers(self._origin(record)),
+            *origin_headers(self._origin(record)),
             (Header.WATERMARK, b"%d" % (self._highest - self._rules.lateness.grace_ms)),
             (Header.DECIDED_AT, b"%d" % self._now_ms),
         ]
-        self._sends.append(Send(topic, self._rules.partition, record.key, record.value, headers))
+        self._sends.append(Send(topic, self._rules.partition, record.key(), record.value(), headers))
 
     def _forward(self, record: SourceRecord, agent_id: str) -> None:
         """Send a record that stands on another partition than its agent's to where it is counted."""
         self.tally.forwarded += 1
-        headers = [*_foreign(record.headers), *_origin_headers(self._origin(record))]
+        headers = [*foreign(record.headers()), *origin_headers(self._origin(record))]
         home = self._rules.partition_of(agent_id)
-        self._sends.append(
-            Send(self._rules.topics.repartition, home, agent_id.encode(), record.value, headers)
-        )
+        self._sends.append(Send(self._rules.topics.repartition, home, agent_id.encode(), record.value(), headers))
 
     def _origin(self, record: SourceRecord) -> Origin:
-        if record.topic == self._rules.topics.repartition:
-            return _forwarded_origin(record)
-        return Origin(record.topic, record.partition, record.offset)
-
-
-def _foreign(headers: Headers) -> Headers:
-    """Return the producer's own headers: ``feedback-*`` is ours, and trusted on the repartition topic alone."""
-    return [(name, value) for name, value in headers if not name.startswith(_OWN_HEADERS)]
-
-
-def _origin_headers(origin: Origin) -> Headers:
-    return [
-        (Header.ORIGIN_TOPIC, origin.topic.encode()),
-        (Header.ORIGIN_PARTITION, b"%d" % origin.partition),
-        (Header.ORIGIN_OFFSET, b"%d" % origin.offset),
-    ]
-
-
-def _forwarded_origin(record: SourceRecord) -> Origin:
-    """Return where a record of the repartition topic came from; one that was written there directly is its own."""
-    headers: Mapping[str, bytes] = dict(record.headers)
-    try:
-        return Origin(
-            headers[Header.ORIGIN_TOPIC].decode(),
-            int(headers[Header.ORIGIN_PARTITION]),
-            int(headers[Header.ORIGIN_OFFSET]),
-        )
-    except (KeyError, ValueError):
-        return Origin(record.topic, record.partition, record.offset)
+        """Return where a record stood on the input; one written to the repartition topic directly stood there."""
+        own = Origin(record.topic() or "", record.partition() or 0, record.offset() or 0)
+        if own.topic != self._rules.topics.repartition:
+            return own
+        return origin_of(record.headers()) or own

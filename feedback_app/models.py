@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, Json, TypeAdapter, ValidationError, with_config
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from feedback_app.core.events import Decoded, Invalid
 
@@ -45,9 +45,7 @@ class FeedbackEvent(TypedDict):
     score: NotRequired[Annotated[int, Field(ge=1, le=5)] | None]
     messageId: NotRequired[Annotated[str, Field(max_length=128)] | None]
     conversationId: NotRequired[Annotated[str, Field(max_length=128)] | None]
-    tags: NotRequired[
-        Annotated[list[Annotated[str, Field(min_length=1, max_length=32)]], Field(max_length=8)] | None
-    ]
+    tags: NotRequired[Annotated[list[Annotated[str, Field(min_length=1, max_length=32)]], Field(max_length=8)] | None]
     comment: NotRequired[Annotated[str, Field(max_length=2_000)] | None]
 
 

@@ -79,7 +79,7 @@ class FeedbackPublisher:
             delivery_report_only_error=True,
         )
         # Our own logger tells of broken connections; librdkafka would write to stderr as well.
-        config.update(log_level=0, error_cb=self._on_error, on_delivery=self._on_delivery)
+        config.update(error_cb=self._on_error, on_delivery=self._on_delivery)
         self._producer = Producer(config)
         self._busy = False
         self._closed = threading.Event()

@@ -74,7 +74,9 @@ class Settings(BaseSettings):
     broker_key_file: Path | None = None
 
     mongodb_url: SecretStr = SecretStr("mongodb://localhost:27017")
-    mongodb_database: Annotated[str, Field(min_length=1, max_length=63, pattern=r'^[^/\\. "$*<>:|?\x00]+$')] = "feedback"
+    mongodb_database: Annotated[str, Field(min_length=1, max_length=63, pattern=r'^[^/\\. "$*<>:|?\x00]+$')] = (
+        "feedback"
+    )
 
     app_id: _Name = "feedback-app"
     topic_prefix: Annotated[str, Field(max_length=100, pattern=r"^[a-zA-Z0-9._-]*$")] = ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the names are needed where pydantic must not be
@@ -18,17 +17,6 @@ TOMBSTONES_KEPT_MS = 24 * 3600 * 1000
 #: Side topics must take the largest record that the input accepts (Kafka's default is 1 MiB) and our headers on top.
 MAX_INPUT_BYTES = 1_048_588
 MAX_SIDE_BYTES = MAX_INPUT_BYTES + 16_384
-
-
-class Header(StrEnum):
-    """Headers that the application adds; decimals and texts, UTF-8."""
-
-    ERROR = "feedback-error"
-    ORIGIN_TOPIC = "feedback-origin-topic"
-    ORIGIN_PARTITION = "feedback-origin-partition"
-    ORIGIN_OFFSET = "feedback-origin-offset"
-    WATERMARK = "feedback-watermark"
-    DECIDED_AT = "feedback-decided-at"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
-"""The durable window table: Faust assigns and routes it, and it owns, restores and gives up its partitions by itself."""
+"""The durable window table: Faust assigns and routes it; it owns, restores and gives up its partitions by itself."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from faust.tables.table import Table
 from faust.types import TP
@@ -16,7 +16,8 @@ from feedback_app.errors import Fenced
 from feedback_app.provisioning import topic_ids
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
-from feedback_app.transport.batches import Batch, BatchConsumer
+from feedback_app.transport.batches import BatchConsumer
+from feedback_app.transport.source import Batch, PartitionSource
 from tables.partition import OwnedPartition
 
 logger = logging.getLogger(__name__)
@@ -84,27 +85,24 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         ownership = self._owned.get(partition)
         return ownership.partition if ownership and ownership.ready else None
 
-    async def accept(self, batch: Batch) -> None:
+    def accept(self, batch: Batch) -> None:
         """Hand a fetched batch to its partition; one that has been given up since the fetch drops it."""
-        owned = self.owned(batch.tp.partition)
+        owned = self.owned(batch.partition)
         if owned is None or owned.accept(batch):
             return
-        at = owned.expected[batch.tp.topic]
-        logger.warning("%s: a batch from %s does not continue %s: reading from there", batch.tp, batch.start, at)
-        await self._consumer.start_partitions({batch.tp: at})
+        logger.warning(
+            "%s[%s]: a batch from %s does not continue %s", batch.topic, batch.partition, batch.start, owned.expected
+        )
+        self._read(owned)
 
     def ask_for_more(self, batch: Batch) -> None:
         """Say that *batch* is being worked on, so that the next one may be fetched."""
-        self._consumer.ask_for_more(batch.tp)
+        self._consumer.ask_for_more(batch)
 
-    async def read_to_the_end(self, owned: OwnedPartition, since_ms: int) -> bool:
-        """Say whether everything on both source topics of a partition had been read at some time after *since_ms*."""
-        sources = {TP(topic, owned.partition) for topic in self._topics.sources}
-        tails = await self._consumer.tails(sources)
-        at_the_end = tails.keys() == sources and all(
-            tail.position >= tail.end and tail.at_ms > since_ms for tail in tails.values()
-        )
-        return at_the_end and not owned.folding and owned.inbox.empty() and self._consumer.nothing_in_hand(sources)
+    async def read_to_the_end(self, owned: OwnedPartition) -> bool:
+        """Say whether everything that there is on both source topics of a partition has been folded."""
+        at_the_end = await self._consumer.at_the_end(owned.partition)
+        return at_the_end and not owned.folding and owned.inbox.empty()
 
     def not_ready(self) -> str:
         """Say why the worker does not serve yet; empty when it does."""
@@ -112,10 +110,6 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
             return "waiting for the first assignment"
         waiting = sorted(number for number, ownership in self._owned.items() if not ownership.ready)
         return f"restoring partitions {waiting}" if waiting else ""
-
-    def partitions(self) -> Mapping[int, bool]:
-        """Return the assigned partitions, and whether each is restored."""
-        return {number: ownership.ready for number, ownership in self._owned.items()}
 
     # -- assignment ------------------------------------------------------------------------------------------------
 
@@ -141,11 +135,16 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
 
     async def _take_over(self, ownership: _Ownership) -> None:
         owned = ownership.partition
-        offsets = await owned.take_over()
+        await owned.take_over()
         ownership.ready = True
         for work in self.work(owned):
             self._spawn(ownership, work)
-        await self._consumer.start_partitions({TP(topic, owned.partition): at for topic, at in offsets.items()})
+        self._read(owned)
+
+    def _read(self, owned: OwnedPartition) -> None:
+        self._consumer.start_partition(
+            owned.partition, owned.expected, lambda partition, at: PartitionSource(self._settings, partition, at)
+        )
 
     async def _on_revoked(self, app: Any, revoked: set[TP], **kwargs: Any) -> None:
         await self._release_all()
@@ -163,7 +162,7 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         for task in tasks:
             task.cancel()
         # A straggler may be the very task that asks for this (it has crashed the table): it is not waited for.
-        tasks.discard(asyncio.current_task())  # type: ignore[arg-type]  # None is not among them
+        tasks -= {task for task in tasks if task is asyncio.current_task()}
         if tasks:
             await asyncio.wait(tasks)
         await asyncio.gather(*(ownership.partition.release() for ownership in given_up))
@@ -182,7 +181,7 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         except Fenced as error:
             logger.error("%s", error.message)
             self._expect_rebalance(ownership)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the worker must not go on without this partition
             await self.crash(error)
 
     def _expect_rebalance(self, ownership: _Ownership) -> None:
@@ -201,5 +200,4 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
 
     @property
     def _consumer(self) -> BatchConsumer:
-        consumer: BatchConsumer = self.app.consumer
-        return consumer
+        return cast(BatchConsumer, self.app.consumer)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from feedback_app.core.clock import Clock
+from feedback_app.core.state import PARTITION_RECORD_KEY
 from feedback_app.core.transaction import Send, Transaction
 from feedback_app.errors import Fenced, StateError
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
-from feedback_app.transport.batches import Batch
+from feedback_app.transport.source import Batch
 from feedback_app.transport.transactions import TransactionalProducer
 from tables.restore import Restored, Restorer
-from tables.state import PartitionState, changelog_of
+from tables.state import PartitionState
 from tables.store import PartitionStore, Position
 
 logger = logging.getLogger(__name__)
 
 #: How long giving a partition up waits for a transaction in flight. Below the shortest session timeout.
 _RELEASE_S: Final = 4.0
+
 
 class OwnedPartition:
     """One partition of one assignment. It is never used for a second assignment.
@@ -63,8 +64,8 @@ class OwnedPartition:
             raise StateError(f"partition {self.partition} is not restored yet")
         return self._state
 
-    async def take_over(self) -> Mapping[str, int]:
-        """Fence the former owner, restore, and return the offset to start reading at, for each source topic.
+    async def take_over(self) -> None:
+        """Fence the former owner, restore, and find out where to start reading.
 
         Raises:
             Fenced: a later owner was faster, or the partition was released meanwhile.
@@ -81,14 +82,13 @@ class OwnedPartition:
             starts,
         )
         self.expected = dict(starts)
-        return starts
 
     def accept(self, batch: Batch) -> bool:
         """Take a batch if it continues what there is; else return False: it was fetched for a former assignment, or
         records before it were dropped."""
-        if batch.start != self.expected.get(batch.tp.topic):
+        if batch.start != self.expected.get(batch.topic):
             return False
-        self.expected[batch.tp.topic] = batch.end
+        self.expected[batch.topic] = batch.end
         self.inbox.put_nowait(batch)
         return True
 
@@ -111,11 +111,10 @@ class OwnedPartition:
         self.state.apply(transaction)
 
     def _commit(self, transaction: Transaction) -> None:
-        changelog = (
-            Send(self._topics.changelog, self.partition, key, value)
-            for key, value in changelog_of(transaction).items()
-        )
-        last = self._producer.transact(changelog, transaction.sends, transaction.offsets)
+        topic, partition = self._topics.changelog, self.partition
+        changelog = (Send(topic, partition, key, value) for key, value in transaction.changes.items())
+        record = Send(topic, partition, PARTITION_RECORD_KEY, transaction.record.encode())
+        last = self._producer.transact(transaction.sends, changelog, record, transaction.offsets)
         self.state.persist(transaction, Position(last + 1, self._clock.now_ms(), self._topic_id))
 
     async def release(self) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from feedback_app.connections import librdkafka_config
+from feedback_app.connections import ANSWER_S, answered, librdkafka_config
 from feedback_app.core.clock import Clock
 from feedback_app.core.state import Changes
 from feedback_app.errors import BrokerError, Fenced
@@ -23,7 +23,9 @@ from tables.store import PartitionStore, Position
 logger = logging.getLogger(__name__)
 
 _BATCH: Final = 10_000
-_ANSWER_S: Final = 10.0
+#: ``consume`` waits this long for a full batch, so also before it tells that the end is reached.
+_PATIENCE_S: Final = 0.05
+_STALLED_S: Final = 60.0
 #: Tombstones are dropped by the broker's clock, ages are measured by ours: stay on the safe side.
 _CLOCKS_DIFFER_MS: Final = 3_600_000
 
@@ -118,6 +120,7 @@ class Restorer:
         stopped: Callable[[], bool],
     ) -> tuple[int, int]:
         """Apply the changelog from *changelog*'s offset to its end; return the records applied and the end."""
+        reader.list_topics(changelog.topic, ANSWER_S)  # or it takes librdkafka a second to find the leader
         reader.assign([changelog])
         count, answered = 0, time.monotonic()
         while True:
@@ -125,7 +128,7 @@ class Restorer:
                 raise Fenced(f"partition {changelog.partition} was given up while it was restored")
             changes: Changes = {}
             end = None
-            for message in reader.consume(_BATCH, 0.5):
+            for message in reader.consume(_BATCH, _PATIENCE_S):
                 answered = time.monotonic()
                 error = message.error()
                 if error is None:
@@ -142,20 +145,20 @@ class Restorer:
                 return count, end
             if changes:
                 store.write(changes, Position(next_offset, self._clock.now_ms(), topic_id))
-            if time.monotonic() - answered > 6 * _ANSWER_S:
+            if time.monotonic() - answered > _STALLED_S:
                 raise BrokerError(f"{changelog.topic}[{changelog.partition}]: the broker has stopped answering")
 
     def _committed(self, reader: confluent_kafka.Consumer, partition: int) -> dict[str, int]:
         asked = [TopicPartition(topic, partition) for topic in self._topics.sources]
         try:
-            answer = reader.committed(asked, _ANSWER_S)
+            answer = answered(reader.committed)(asked, ANSWER_S)
         except KafkaException as error:
             raise BrokerError(f"the group's offsets can't be read: {error.args[0].str()}") from error
         return {at.topic: at.offset for at in answer if at.offset >= 0}
 
     def _offsets(self, reader: confluent_kafka.Consumer, at: TopicPartition) -> tuple[int, int]:
         try:
-            low, high = reader.get_watermark_offsets(at, _ANSWER_S)
+            low, high = answered(reader.get_watermark_offsets)(at, ANSWER_S)
         except KafkaException as error:
             raise BrokerError(f"{at.topic}[{at.partition}]: {error.args[0].str()}") from error
         return low, high
@@ -172,6 +175,7 @@ class Restorer:
                 "auto.offset.reset": "error",
                 "queued.max.messages.kbytes": 16_384,
                 "fetch.wait.max.ms": 100,
+                "fetch.queue.backoff.ms": 5,  # the default of a second starves a reader that empties its queue in less
             },
             logger=logging.getLogger("feedback_app.librdkafka"),
         )

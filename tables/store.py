@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -148,8 +148,7 @@ class PartitionStore:
     def _range(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         bounds = rocksdict.ReadOptions()
         bounds.set_iterate_upper_bound(stop)
-        pairs: Iterable[tuple[bytes, bytes]] = self._db.items(from_key=start, read_opt=bounds)
-        yield from pairs
+        yield from self._db.items(from_key=start, read_opt=bounds)
 
 
 def _open(path: Path) -> rocksdict.Rdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -15,24 +16,33 @@ from feedback_app.core.windows import Window
 Document = dict[str, Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-#: The last millisecond that a date can hold; later times (an event's own, never a window's in practice) stop there.
-_LAST_MS = int((datetime.max.replace(tzinfo=UTC) - _EPOCH) / timedelta(milliseconds=1))
+#: Up to here (the year 2100) a float holds a time in milliseconds exactly enough, and is four times as fast.
+_FLOAT_MS = 4_102_444_800_000
+#: The last millisecond of the year 9999: a date can't hold more. Later times (an event's own) stop there.
+_LAST_MS = 253_402_300_799_999
 
 
 def date(ms: int) -> datetime:
     """Return *ms* since the epoch as an aware datetime."""
+    if ms < _FLOAT_MS:
+        return datetime.fromtimestamp(ms / 1000, UTC)
     return _EPOCH + timedelta(milliseconds=min(ms, _LAST_MS))
+
+
+#: Windows share their bounds with all other agents' windows of the same time.
+_bound = lru_cache(256)(date)
 
 
 def window_document(window: Window, aggregate: Aggregate) -> Document:
     """Return the window's document, less ``closedAt``, which the sink adds when it writes."""
+    agent_id, start, size = window
     scored = aggregate.score_count > 0
     return {
         "_id": window.document_id,
-        "agentId": window.agent_id,
-        "windowStart": date(window.start),
-        "windowEnd": date(window.end),
-        "windowSize": window.size,
+        "agentId": agent_id,
+        "windowStart": _bound(start),
+        "windowEnd": _bound(start + size),
+        "windowSize": size,
         "count": aggregate.count,
         "positive": aggregate.positive,
         "negative": aggregate.negative,
@@ -43,7 +53,9 @@ def window_document(window: Window, aggregate: Aggregate) -> Document:
         "scoreMax": aggregate.score_max if scored else None,
         "comments": aggregate.comments,
         # A list: a tag comes from outside and must never become a field name.
-        "tags": [{"tag": tag, "count": count} for tag, count in sorted((aggregate.tags or {}).items())],
+        "tags": [{"tag": tag, "count": count} for tag, count in sorted(aggregate.tags.items())]
+        if aggregate.tags
+        else [],
         "otherTags": aggregate.other_tags,
         "firstTimestamp": date(aggregate.first),
         "lastTimestamp": date(aggregate.last),

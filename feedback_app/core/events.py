@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 #: A validated feedback event, with the field names of the wire (``feedback_app.models.FeedbackEvent``).
 Event = Mapping[str, Any]
 
-Headers = Sequence[tuple[str, bytes]]
+#: A value is None only where a producer of others' wrote it so.
+Headers = Sequence[tuple[str, bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,32 +32,25 @@ class Origin(NamedTuple):
 
 
 class SourceRecord(Protocol):
-    """A fetched record, as aiokafka's ``ConsumerRecord`` has it."""
+    """A fetched record, as confluent-kafka's ``Message`` has it."""
 
-    @property
-    def topic(self) -> str: ...
+    def topic(self) -> str | None: ...
 
-    @property
-    def partition(self) -> int: ...
+    def partition(self) -> int | None: ...
 
-    @property
-    def offset(self) -> int: ...
+    def offset(self) -> int | None: ...
 
-    @property
-    def timestamp(self) -> int:
-        """Milliseconds since the epoch, by the producer's or the broker's clock."""
+    def timestamp(self) -> tuple[int, int]:
+        """Return the type (:data:`LOG_APPEND_TIME` where it is the broker's own), and ms since the epoch."""
         ...
 
-    @property
-    def timestamp_type(self) -> int | None:
-        """1 where ``timestamp`` is the broker's (LogAppendTime)."""
-        ...
-
-    @property
     def key(self) -> bytes | None: ...
 
-    @property
     def value(self) -> bytes | None: ...
 
-    @property
-    def headers(self) -> Headers: ...
+    def headers(self) -> Any:
+        """Return pairs of a name and a value (bytes or None), or None where there are none."""
+        ...
+
+
+LOG_APPEND_TIME: Final = 2

@@ -7,19 +7,21 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import SecretStr
 
 from feedback_app.embedded.process import ChildProcess, EmbeddedError
 from feedback_app.settings import PREFIX, Settings
 
-READY_S: Final = 60.0
+READY_S: Final = 90.0
 _ANSWER_S: Final = 2.0
 _LOG_LINES: Final = 30
+
+_T = TypeVar("_T")
 
 
 class WorkerProcess(ChildProcess):
@@ -73,6 +75,15 @@ class WorkerProcess(ChildProcess):
         """
         if not self.running:
             raise EmbeddedError(f"the worker has died:\n{self.end_of_log()}")
+
+    def watched(self, report: Callable[[_T], None]) -> Callable[[_T], None]:
+        """Return *report* with a :meth:`check` before each call: nobody should wait for a dead worker."""
+
+        def checked(what: _T) -> None:
+            self.check()
+            report(what)
+
+        return checked
 
     def end_of_log(self) -> str:
         """Return its last lines, logged and printed."""

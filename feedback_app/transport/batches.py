@@ -1,114 +1,43 @@
 """Whole batches through Faust.
 
 Faust hands messages over one at a time, with two tasks and a queue entry each: some 2,000 a second. This transport
-hands an agent what one fetch brought for one partition as *one* message, whose value is the list of records.
+hands an agent what was read for one partition as *one* message, whose value is a ``Batch``.
 
 Everything here relies on faust-streaming 0.15.3 and aiokafka 0.14; ``tests/functional/test_faust_seams.py`` fails when
 one of these behaviours changes:
 
-* ``Consumer.getmany`` is the one place where fetched records become messages; ``_getmany`` fetches for a given set of
-  partitions, and takes an empty set for "all"; ``_fetch_records`` is where the consumer thread asks aiokafka's fetcher;
+* ``Consumer.getmany`` is the one place where fetched records become messages, and ``_getmany`` the one where they are
+  fetched, for the partitions that are resumed;
 * ``resume_partitions`` is the one way by which Faust lets a partition be read, and ``perform_seek`` the one by which it
   chooses where from;
-* ``AIOKafkaConsumer`` takes its isolation level and waiting time from two attributes when it starts.
+* aiokafka leaves the group when nothing was fetched for long, and fetches nothing for a paused partition.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
 
-import aiokafka
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP, Message
+from faust.types import TP, ConsumerMessage, Message
 
-#: At low rates the broker answers a fetch when something arrives; this is only how long it waits at most.
-_FETCH_WAIT_MS: Final = 250
-#: While a batch is in hand for some partition, the others are waited for only this long: it may have room again.
-_BUSY_WAIT_S: Final = 0.02
+from feedback_app.transport.source import Batch, PartitionSource
 
+#: Opens a source for a partition, at an offset for each topic. May block.
+OpenSource = Callable[[int, Mapping[str, int]], PartitionSource]
 
-class Batch(NamedTuple):
-    """What one fetch brought for one source partition.
-
-    Attributes:
-        tp: the source partition.
-        start: the position that it was read from: where the batch before it ended, or where reading was started.
-        end: the position after it.
-        records: at least one.
-    """
-
-    tp: TP
-    start: int
-    end: int
-    records: list[Any]
-
-
-class Tail(NamedTuple):
-    """How far a source partition has been read, by the last answer to a fetch.
-
-    Attributes:
-        position: the next offset to fetch, past the markers of transactions.
-        end: the last stable offset: everything below it is decided.
-        at_ms: wall time of the answer.
-    """
-
-    position: int
-    end: int
-    at_ms: int
+_FETCH_S: Final = 0.5
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's consumer thread, reading committed records only."""
+    """Faust's consumer thread, as a member of the group: it fetches nothing."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._positions: dict[TP, int] = {}
-
-    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
-        consumer = super()._create_worker_consumer(transport)
-        # Faust offers this only together with its own transactions, which are not ours.
-        consumer._isolation_level = "read_committed"
-        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
-        return consumer
-
-    async def start_at(self, offsets: Mapping[TP, int]) -> None:
-        """Read from *offsets* on."""
-        await self.call_thread(self._start_at, dict(offsets))
-
-    async def _start_at(self, offsets: Mapping[TP, int]) -> None:
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         consumer = self._ensure_consumer()
-        for tp, offset in offsets.items():
-            if tp in consumer.assignment():  # else it was taken away meanwhile, and is started again when it is back
-                consumer.seek(tp, offset)
-                self._positions[tp] = offset
-
-    async def _fetch_records(self, *args: Any, **kwargs: Any) -> dict[TP, Batch]:
-        """Fetch, and note from where to where: in this thread, nothing can come between a fetch and its position."""
-        fetched = await super()._fetch_records(*args, **kwargs)
-        assignment = self._ensure_consumer()._subscription.subscription.assignment
-        batches = {}
-        for tp, records in fetched.items():
-            state = assignment.state_value(tp)
-            start = self._positions.get(tp)
-            if records and state is not None and start is not None:
-                self._positions[tp] = state.position
-                batches[tp] = Batch(TP(tp.topic, tp.partition), start, state.position, records)
-        return batches
-
-    async def tails(self, tps: Iterable[TP]) -> dict[TP, Tail]:
-        """Return the tails of those of *tps* that have been fetched from at least once."""
-        return await self.call_thread(self._tails, tuple(tps))  # type: ignore[no-any-return]  # untyped in mode
-
-    async def _tails(self, tps: Iterable[TP]) -> dict[TP, Tail]:
-        consumer = self._ensure_consumer()
-        found = {}
-        for tp in consumer.assignment().intersection(tps):
-            end, polled_at = consumer.last_stable_offset(tp), consumer.last_poll_timestamp(tp)
-            if end is not None and polled_at is not None:
-                found[TP(tp.topic, tp.partition)] = Tail(await consumer.position(tp), end, polled_at)
-        return found
+        consumer.pause(*consumer.assignment())
+        await super().on_partitions_assigned(assigned, generation_id)
 
     async def rejoin(self) -> None:
         """Join the group again: every partition is given up and taken over anew."""
@@ -118,89 +47,155 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._ensure_consumer()._coordinator.request_rejoin()
 
 
+class Reading:
+    """One partition being read: at most one fetch is under way, or one batch a topic waits to be taken up.
+
+    So what is waiting is bounded, whatever the backlog.
+    """
+
+    def __init__(self, partition: int, open_source: Callable[[], PartitionSource], deliver: Callable[[Batch], None]):
+        self.partition = partition
+        self._deliver = deliver
+        self._stopped = False
+        self._waiting: list[Batch] = []
+        # A thread of its own: a fetch blocks, and a consumer belongs to one thread.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"source-{partition}")
+        self._source = asyncio.get_running_loop().run_in_executor(self._thread, open_source)
+
+    async def read(self) -> None:
+        """Fetch until something is there, and deliver it."""
+        source = await self._source
+        while not self._stopped:
+            batches = await self._run(lambda: source.fetch(_FETCH_S))
+            if batches and not self._stopped:
+                self._waiting = batches
+                for batch in batches:
+                    self._deliver(batch)
+                return
+
+    def taken_up(self, batch: Batch) -> bool:
+        """Note that *batch* is being worked on; return whether nothing is waiting any more."""
+        left = [other for other in self._waiting if other is not batch]
+        was_the_last = bool(self._waiting) and not left
+        self._waiting = left
+        return was_the_last and not self._stopped
+
+    async def at_the_end(self) -> bool:
+        """Say whether everything has been read and taken up."""
+        source = await self._source
+        at_the_end: bool = await self._run(source.at_the_end)
+        return at_the_end and not self._waiting and not self._stopped
+
+    def stop(self) -> None:
+        """Deliver nothing any more; the source is closed in its own time."""
+        self._stopped = True
+        self._source.add_done_callback(lambda opened: None if opened.exception() else self._close(opened.result()))
+
+    def _close(self, source: PartitionSource) -> None:
+        self._thread.submit(source.close)
+        self._thread.shutdown(wait=False)
+
+    async def _run(self, call: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+
 class BatchConsumer(driver.Consumer):
-    """Faust's consumer, for source topics whose partitions are read batch by batch, once they are started."""
+    """Faust's consumer, whose source partitions are read batch by batch, once they are started."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._started_tps: set[TP] = set()
-        self._in_hand: set[TP] = set()
+        self._readings: dict[int, Reading] = {}
+        self._fetched: asyncio.Queue[Batch] = asyncio.Queue()
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     # -- which partitions are read, and from where -----------------------------------------------------------------
 
-    async def start_partitions(self, offsets: Mapping[TP, int]) -> None:
-        """Read from *offsets* on. Until this is called, a newly assigned partition is not read."""
-        thread: Any = self._thread
-        await thread.start_at(offsets)
-        self._started_tps.update(offsets)
-        self._in_hand.difference_update(offsets)
-        self._read_offset.update(offsets)
-        self.resume_partitions(offsets)
+    def start_partition(self, partition: int, offsets: Mapping[str, int], open_source: OpenSource) -> None:
+        """Read a partition of all source topics, from *offsets* (by topic) on. Until this is called it is not read."""
+        self._stop(partition)
+        self._readings[partition] = Reading(partition, lambda: open_source(partition, offsets), self._deliver)
+        self._read_offset.update({TP(topic, partition): offset for topic, offset in offsets.items()})
+        self.resume_partitions({TP(topic, partition) for topic in offsets})
+        self._read(self._readings[partition])
 
     def stop_partitions(self) -> None:
-        """Read from no partition any more, until it is started again."""
-        self._started_tps.clear()
-        self._in_hand.clear()
+        """Read nothing any more, until it is started again."""
+        for partition in list(self._readings):
+            self._stop(partition)
+        self._fetched = asyncio.Queue()
 
-    def resume_partitions(self, tps: Iterable[TP]) -> None:
-        """Resume what may be read: not the partitions that are still being taken over."""
-        super().resume_partitions(self._started_tps.intersection(tps))
+    def ask_for_more(self, batch: Batch) -> None:
+        """Fetch on: *batch* is being worked on."""
+        reading = self._readings.get(batch.partition)
+        if reading is not None and reading.taken_up(batch):
+            self._read(reading)
 
-    async def perform_seek(self) -> None:
-        """Stay: each partition was sent to its own offset by :meth:`start_partitions`, not to a committed one."""
-
-    def ask_for_more(self, tp: TP) -> None:
-        """Fetch for *tp* again: what was handed out for it is being worked on.
-
-        So there is at most one batch waiting and one in work for each source partition, whatever the backlog.
-        """
-        self._in_hand.discard(tp)
-
-    def nothing_in_hand(self, tps: Iterable[TP]) -> bool:
-        """Say whether all that was fetched for *tps* has been taken up."""
-        return self._in_hand.isdisjoint(tps)
-
-    async def tails(self, tps: Iterable[TP]) -> dict[TP, Tail]:
-        """See :meth:`ConsumerThread.tails`."""
-        thread: Any = self._thread
-        return await thread.tails(tps)  # type: ignore[no-any-return]  # Faust declares its own thread type
+    async def at_the_end(self, partition: int) -> bool:
+        """Say whether everything that there is on the partition's source topics has been read and taken up."""
+        reading = self._readings.get(partition)
+        return reading is not None and await reading.at_the_end()
 
     async def rejoin(self) -> None:
         """See :meth:`ConsumerThread.rejoin`."""
         thread: Any = self._thread
         await thread.rejoin()
 
-    # -- batches ---------------------------------------------------------------------------------------------------
+    def _deliver(self, batch: Batch) -> None:
+        self._fetched.put_nowait(batch)
 
-    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
-        if active_partitions and self._in_hand:
-            active_partitions = active_partitions - self._in_hand
-            if not active_partitions:
-                await asyncio.sleep(_BUSY_WAIT_S)
-                return {}
-            timeout = min(timeout, _BUSY_WAIT_S)
-        return await super()._getmany(active_partitions, timeout)
+    def _read(self, reading: Reading) -> None:
+        self.add_future(reading.read())
 
-    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
-        """Fetch, and yield one message for each partition that the fetch brought records for; its value is a
-        :class:`Batch`.
+    def _stop(self, partition: int) -> None:
+        reading = self._readings.pop(partition, None)
+        if reading is not None:
+            reading.stop()
+
+    # -- what Faust asks -------------------------------------------------------------------------------------------
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Resume what may be read: not the partitions that are still being taken over."""
+        super().resume_partitions({tp for tp in tps if tp.partition in self._readings})
+
+    async def perform_seek(self) -> None:
+        """Stay: each partition was sent to its own offset by :meth:`start_partition`, not to a committed one."""
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109  # Faust's
+        # Brings nothing, and tells aiokafka that this member is alive.
+        await super()._getmany(active_partitions, 0)
+        try:
+            batch = await asyncio.wait_for(self._fetched.get(), timeout)
+        except TimeoutError:
+            return {}
+        return {TP(batch.topic, batch.partition): batch}
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ASYNC109  # Faust's
+        """Yield a message whose value is a ``Batch``, when there is one.
 
         A rebalance can come between any two steps here. Nothing depends on what is dropped then: a partition takes
-        only the batch that continues what it has (``tables.feedback_windows``), and is sent to its offset again
-        otherwise.
+        only the batch that continues what it has, and is read from there again otherwise.
         """
         fetched, _ = await self._wait_next_records(timeout)
-        batches: list[Batch] = [batch for batch in (fetched or {}).values() if batch.tp in self._started_tps]
-        self._in_hand.update(batch.tp for batch in batches)
-        for batch in batches:
-            if self.should_stop or not self.flow_active:
-                return
-            message = self._to_message(batch.tp, batch.records[-1])
-            message.value = batch
-            yield batch.tp, message
+        for tp, batch in (fetched or {}).items():
+            if not self.should_stop and self.flow_active:
+                yield tp, self._message(tp, batch)
+
+    def _message(self, tp: TP, batch: Any) -> ConsumerMessage:
+        return ConsumerMessage(
+            batch.topic,
+            batch.partition,
+            batch.end - 1,
+            0.0,
+            0,
+            [],
+            None,
+            batch,
+            None,
+            tp=tp,
+            generation_id=self.app.consumer_generation_id,
+        )
 
 
 class BatchTransport(driver.Transport):

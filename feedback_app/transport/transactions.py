@@ -88,16 +88,17 @@ class TransactionalProducer:
             else:
                 return
 
-    def transact(self, changelog: Iterable[Send], sends: Iterable[Send], offsets: Mapping[str, int]) -> int:
+    def transact(self, sends: Iterable[Send], changelog: Iterable[Send], last: Send, offsets: Mapping[str, int]) -> int:
         """Write one transaction.
 
         Args:
-            changelog: records of the partition's changelog, at least one.
             sends: records for other topics.
+            changelog: records for the partition's changelog.
+            last: one more, after all others.
             offsets: the next source offsets of this partition, by topic, to commit to the group.
 
         Returns:
-            The offset of the last changelog record.
+            The offset of *last*.
 
         Raises:
             Aborted: nothing was written; the same can be tried again.
@@ -108,9 +109,11 @@ class TransactionalProducer:
         try:
             self._producer.begin_transaction()
             for send in sends:
-                self._produce(send, None)
+                self._produce(send)
             for send in changelog:
-                self._produce(send, self._delivered)
+                self._produce(send)
+            # One partition, one order: the offset of the last record says it all, and spares a call for each other.
+            self._produce(last, self._delivered)
             self._flush()
             if offsets:
                 self._send_offsets([TopicPartition(topic, self.partition, at) for topic, at in offsets.items()])
@@ -124,17 +127,14 @@ class TransactionalProducer:
         self._stopped = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _produce(self, send: Send, delivered: Callable[[KafkaError | None, Message], None] | None) -> None:
+    def _produce(self, send: Send, delivered: Callable[[KafkaError | None, Message], None] | None = None) -> None:
+        topic, partition, key, value, headers = send
         while True:
             try:
-                self._producer.produce(
-                    send.topic,
-                    send.value,
-                    send.key,
-                    send.partition,
-                    headers=list(send.headers) or None,
-                    on_delivery=delivered,
-                )
+                if headers:
+                    self._producer.produce(topic, value, key, partition, delivered, headers=list(headers))
+                else:
+                    self._producer.produce(topic, value, key, partition, delivered)
             except BufferError:  # librdkafka's queue is full: let it send
                 self._check_running()
                 self._producer.poll(0.1)
@@ -143,7 +143,7 @@ class TransactionalProducer:
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is None:
-            self._position = max(self._position, message.offset() or 0)
+            self._position = message.offset() or 0
 
     def _flush(self) -> None:
         """Wait until every record is acknowledged, so that the changelog offsets are known before the commit."""

@@ -10,6 +10,7 @@ import orjson
 from confluent_kafka import Message
 
 from feedback_app.core.events import Headers
+from feedback_app.core.headers import origin_of
 from feedback_app.core.state import OPEN, PARTITION_RECORD_KEY, PartitionRecord
 from feedback_app.errors import BrokerError, TopicMismatch
 from feedback_app.models import decode
@@ -17,7 +18,7 @@ from feedback_app.provisioning import WINDOWS_COLLECTION, inspect_topics, open_d
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
 from feedback_app.verification.differences import Verdict
-from feedback_app.verification.letters import InputRecord, Letter, origin_of
+from feedback_app.verification.letters import InputRecord, Letter
 from feedback_app.verification.reading import TopicReader, appended_at
 from feedback_app.verification.recount import Recount, Undecidable
 

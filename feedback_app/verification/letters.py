@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from feedback_app.core.events import Headers, Origin
-from feedback_app.topics import Header
+from feedback_app.core.headers import Header, origin_of
 from feedback_app.verification.differences import Differences
 
 
@@ -38,7 +38,7 @@ class Letter:
         origin = origin_of(headers)
         if origin is None:
             return None
-        error = dict(headers).get(Header.ERROR, b"").decode(errors="replace")
+        error = (dict(headers).get(Header.ERROR) or b"").decode(errors="replace")
         return cls(origin, partition, dead, error, hash(key), hash(value))
 
     @property
@@ -88,19 +88,6 @@ class Letters:
             self._differences.different(f"{name(origin)} is in {first.topic}/{first.partition} instead of /{home}")
         if first.value_hash != hash(record.value) or (keeps_key and first.key_hash != hash(record.key)):
             self._differences.different(f"{name(origin)} is in {first.topic} with another key or value")
-
-
-def origin_of(headers: Headers) -> Origin | None:
-    """Return the origin that the headers name; None when they name none."""
-    named: Mapping[str, bytes] = dict(headers)
-    try:
-        return Origin(
-            named[Header.ORIGIN_TOPIC].decode(),
-            int(named[Header.ORIGIN_PARTITION]),
-            int(named[Header.ORIGIN_OFFSET]),
-        )
-    except (KeyError, ValueError):
-        return None
 
 
 def name(origin: Origin) -> str:

@@ -9,16 +9,14 @@ from typing import NamedTuple, Self
 
 from confluent_kafka import OFFSET_BEGINNING, TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as Position
-from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
-from feedback_app.connections import librdkafka_config
+from feedback_app.connections import ANSWER_S, answered, librdkafka_config
 from feedback_app.errors import BrokerError
 from feedback_app.settings import Settings
 
 _RECORDS_AT_ONCE = 10_000
 #: ``consume`` waits this long for a full batch, so also before it tells that a partition's end is reached.
 _PATIENCE_S = 0.03
-_TIMEOUT_S = 10.0
 _STALLED_S = 30.0
 
 
@@ -27,16 +25,6 @@ class Range(NamedTuple):
 
     first: int
     end: int
-
-
-def _retriable(error: BaseException) -> bool:
-    # Just after a topic was made its partitions have no leader yet.
-    return isinstance(error, KafkaException) and bool(error.args[0].retriable())
-
-
-_answered = retry(
-    retry=retry_if_exception(_retriable), stop=stop_after_delay(_TIMEOUT_S), wait=wait_fixed(0.2), reraise=True
-)
 
 
 class TopicReader:
@@ -56,7 +44,7 @@ class TopicReader:
             fetch_wait_max_ms=10,
             queued_max_messages_kbytes=32 * 1024,
         )
-        config.update(log_level=0, error_cb=self._on_error)
+        config.update(error_cb=self._on_error)
         self._committed = Consumer({**config, "isolation.level": "read_committed"})
         self._uncommitted = Consumer({**config, "isolation.level": "read_uncommitted"})
 
@@ -88,6 +76,7 @@ class TopicReader:
         """
         consumer = self._committed
         partitions = range(self._partitions)
+        self._learn_leaders(topic)
         consumer.assign([Position(topic, number, starts.get(number, OFFSET_BEGINNING)) for number in partitions])
         unfinished = set(partitions)
         heard = time.monotonic()
@@ -127,18 +116,25 @@ class TopicReader:
     ) -> None:
         self.close()
 
+    def _learn_leaders(self, topic: str) -> None:
+        # Left to itself, librdkafka looks for the leaders of partitions assigned to it once a second.
+        try:
+            answered(self._committed.list_topics)(topic, timeout=ANSWER_S)
+        except KafkaException as error:
+            raise self._failure(f"the leaders of {topic}", error) from error
+
     def _group_offsets(self, topic: str) -> list[Position]:
         positions = [Position(topic, number) for number in range(self._partitions)]
         try:
-            answer: list[Position] = _answered(self._committed.committed)(positions, timeout=_TIMEOUT_S)
+            answer: list[Position] = answered(self._committed.committed)(positions, timeout=ANSWER_S)
         except KafkaException as error:
             raise self._failure(f"the offsets of group and topic {topic}", error) from error
         return answer
 
     def _range(self, topic: str, partition: int) -> Range:
-        look_up = _answered(self._uncommitted.get_watermark_offsets)
+        look_up = answered(self._uncommitted.get_watermark_offsets)
         try:
-            return Range(*look_up(Position(topic, partition), timeout=_TIMEOUT_S))
+            return Range(*look_up(Position(topic, partition), timeout=ANSWER_S))
         except KafkaException as error:
             raise self._failure(f"the offsets of {topic}/{partition}", error) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
@@ -54,7 +53,7 @@ def agent_views(app: Any, table: FeedbackWindows, partitions: int) -> dict[str, 
             try:
                 async with app.http_client.get(target, headers=headers, timeout=timeout) as answer:
                     return self.bytes(await answer.read(), content_type=answer.content_type, status=answer.status)
-            except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            except (aiohttp.ClientError, TimeoutError) as error:
                 return self.json({"error": f"the owner of partition {number} does not answer: {error!r}"}, status=502)
 
     return {"/feedback/agents/{agent_id}": Agent}

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import orjson
 
@@ -19,7 +18,8 @@ from feedback_app.closing import CloseRules, DueWindow, bulks, plan, settle
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum
 from feedback_app.core.clock import ManualClock
 from feedback_app.core.documents import Document, window_document
-from feedback_app.core.events import Headers, Origin
+from feedback_app.core.events import LOG_APPEND_TIME, Headers, Origin
+from feedback_app.core.headers import origin_of
 from feedback_app.core.state import Changes
 from feedback_app.core.transaction import Transaction
 from feedback_app.core.watermark import Lateness
@@ -27,7 +27,7 @@ from feedback_app.core.windows import Window, window_end
 from feedback_app.errors import Aborted, Fenced
 from feedback_app.folding import Fold, FoldRules
 from feedback_app.models import decode
-from feedback_app.topics import Header, Topics
+from feedback_app.topics import Topics
 from tables.state import PartitionState, changelog_of
 from tables.store import PartitionStore, Position
 
@@ -52,17 +52,35 @@ def home_of(agent_id: str) -> int:
     return int(agent_id[-1]) % PARTITIONS
 
 
-class Record(NamedTuple):
-    """A fetched record."""
+@dataclass(frozen=True)
+class Record:
+    """A fetched record, with confluent-kafka's methods."""
 
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    timestamp_type: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
+    where: tuple[str, int, int]
+    at_ms: int
+    pair: tuple[bytes | None, bytes | None]
+    meta: Headers
+
+    def topic(self) -> str:
+        return self.where[0]
+
+    def partition(self) -> int:
+        return self.where[1]
+
+    def offset(self) -> int:
+        return self.where[2]
+
+    def timestamp(self) -> tuple[int, int]:
+        return LOG_APPEND_TIME, self.at_ms
+
+    def key(self) -> bytes | None:
+        return self.pair[0]
+
+    def value(self) -> bytes | None:
+        return self.pair[1]
+
+    def headers(self) -> Headers:
+        return self.meta
 
 
 @dataclass
@@ -75,7 +93,7 @@ class Broker:
 
     def append(self, topic: str, partition: int, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         log = self.logs[topic, partition]
-        log.append(Record(topic, partition, len(log), self.clock.now_ms(), 1, key, value, headers))
+        log.append(Record((topic, partition, len(log)), self.clock.now_ms(), (key, value), headers))
 
     def fence(self, partition: int) -> int:
         self.epochs[partition] += 1
@@ -83,10 +101,10 @@ class Broker:
 
     def transact(self, partition: int, epoch: int, transaction: Transaction) -> int:
         if epoch != self.epochs[partition]:
-            raise Fenced()
+            raise Fenced
         if self.aborting:
             self.aborting -= 1
-            raise Aborted()
+            raise Aborted
         for send in transaction.sends:
             self.append(send.topic, send.partition, send.key, send.value, send.headers)
         for key, value in changelog_of(transaction).items():
@@ -105,7 +123,7 @@ class Database:
     def upsert(self, documents: Sequence[Document]) -> set[str]:
         """Store what may be stored; return the ids of what is stored now."""
         if self.down:
-            raise SinkDown()
+            raise SinkDown
         stored = set()
         for document in documents:
             there = self.documents.get(document["_id"])
@@ -124,14 +142,12 @@ class Owner:
         self.store = PartitionStore(path)
         position = self.store.position()
         log = broker.logs[TOPICS.changelog, partition]
-        changes: Changes = {record.key or b"": record.value for record in log[position.offset if position else 0 :]}
+        changes: Changes = {record.key() or b"": record.value() for record in log[position.offset if position else 0 :]}
         self.store.write(changes, Position(len(log), 0, "id"))
         self.state = PartitionState(self.store, cached=3)
         for topic in TOPICS.sources:
             assert broker.committed.get((topic, partition), 0) == self.state.record.offsets.get(topic, 0)
-        self.fold_rules = FoldRules(
-            partition, home_of, TOPICS, SIZE_MS, LATENESS, MAX_FUTURE_MS, keep_items=False
-        )
+        self.fold_rules = FoldRules(partition, home_of, TOPICS, SIZE_MS, LATENESS, MAX_FUTURE_MS, keep_items=False)
         self.close_rules = CloseRules(partition, TOPICS.aggregates, joint_events=False, split_by_agent=False)
 
     def release(self) -> None:
@@ -146,7 +162,7 @@ class Owner:
         while True:
             fold = Fold(self.state, self.fold_rules, self.broker.clock.now_ms())
             for cut in (records[: limit // 2], records[limit // 2 :]):
-                fold.add(cut, decode([record.value for record in cut]))
+                fold.add(topic, self.partition, cut, decode([record.value() for record in cut]))
             if crash == "before commit":
                 raise Crash
             try:
@@ -291,16 +307,12 @@ class World:
         origins = []
         for partition in range(PARTITIONS):
             for record in self.broker.logs[topic, partition]:
-                headers = dict(record.headers)
+                headers = dict(record.headers())
                 assert headers["x"] == b"y"
-                assert len(headers) == len(record.headers), "a producer's own feedback-* header was kept"
-                origins.append(
-                    Origin(
-                        headers[Header.ORIGIN_TOPIC].decode(),
-                        int(headers[Header.ORIGIN_PARTITION]),
-                        int(headers[Header.ORIGIN_OFFSET]),
-                    )
-                )
+                assert len(headers) == len(record.headers()), "a producer's own feedback-* header was kept"
+                origin = origin_of(record.headers())
+                assert origin is not None
+                origins.append(origin)
         assert len(origins) == len(set(origins)), "set aside twice"
         return set(origins)
 
@@ -310,7 +322,7 @@ class World:
         seen = set()
         for partition in range(PARTITIONS):
             for record in self.broker.logs[TOPICS.aggregates, partition]:
-                event = orjson.loads(record.value or b"")
+                event = orjson.loads(record.value() or b"")
                 assert event["eventId"] not in seen, "emitted twice"
                 seen.add(event["eventId"])
                 last[event["_id"]] = event

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree
 
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from feedback_app.embedded.process import HOST, ChildProcess, free_port
 
 _POM: Final = Path(__file__).with_name("pom.xml")
@@ -24,6 +27,7 @@ _CACHE: Final = Path(__file__).parents[2] / ".cache" / "kafka"
 _OLDEST_JAVA: Final = 17
 _DOWNLOAD_TIMEOUT_S: Final = 900
 _FORMAT_TIMEOUT_S: Final = 60
+_READY_TIMEOUT_S: Final = 60
 
 _PROPERTIES: Final = """
 process.roles=broker,controller
@@ -97,12 +101,22 @@ class ApacheKafka(ChildProcess):
     def start(self) -> None:
         """Start the broker on its data directory, which is formatted first when it is new.
 
+        Returns when it serves groups and transactions: their coordinators come some time after the port, and
+        librdkafka's ``send_offsets_to_transaction`` may wait for ever for one that is not there yet, whatever its
+        timeout (librdkafka issue 5456).
+
         Raises:
             EmbeddedError: as :meth:`ChildProcess.start`.
+            KafkaException: the coordinators did not come.
         """
         if not self._properties.exists():
             self._format()
         super().start()
+        try:
+            _wait_for_coordinators(f"{HOST}:{self.port}")
+        except BaseException:
+            self.kill()
+            raise
 
     def close(self) -> None:
         """Stop for good; a temporary data directory is removed."""
@@ -126,6 +140,21 @@ class ApacheKafka(ChildProcess):
         command += ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster_id, "-c", str(unfinished)]
         _run(command, "Kafka's storage could not be formatted", _FORMAT_TIMEOUT_S)
         unfinished.rename(self._properties)
+
+
+def _wait_for_coordinators(bootstrap_servers: str) -> None:
+    client = {"bootstrap.servers": bootstrap_servers, "log_level": 0}
+    consumer = Consumer({**client, "group.id": "ready"})
+    # While a coordinator moves in, it refuses with errors that librdkafka does not try again by itself.
+    retrying = Retrying(
+        retry=retry_if_exception_type(KafkaException),
+        stop=stop_after_delay(_READY_TIMEOUT_S),
+        wait=wait_fixed(0.1),
+        reraise=True,
+    )
+    retrying(consumer.committed, [TopicPartition("ready", 0)], timeout=_READY_TIMEOUT_S)
+    consumer.close()
+    retrying(Producer({**client, "transactional.id": "ready"}).init_transactions, _READY_TIMEOUT_S)
 
 
 @cache

@@ -1,0 +1,48 @@
+"""The headers that the application adds to records: ``feedback-*``, texts and decimals in UTF-8."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from feedback_app.core.events import Headers, Origin
+
+_OURS: Final = "feedback-"
+
+
+class Header(StrEnum):
+    """Their names."""
+
+    ERROR = "feedback-error"
+    ORIGIN_TOPIC = "feedback-origin-topic"
+    ORIGIN_PARTITION = "feedback-origin-partition"
+    ORIGIN_OFFSET = "feedback-origin-offset"
+    WATERMARK = "feedback-watermark"
+    DECIDED_AT = "feedback-decided-at"
+
+
+def foreign(headers: Headers | None) -> Headers:
+    """Return the producer's own headers: ``feedback-*`` is ours, and trusted on the repartition topic alone."""
+    return [(name, value) for name, value in headers or () if not name.startswith(_OURS)]
+
+
+def origin_headers(origin: Origin) -> Headers:
+    """Return the headers that say where a record stood on the input."""
+    return [
+        (Header.ORIGIN_TOPIC, origin.topic.encode()),
+        (Header.ORIGIN_PARTITION, b"%d" % origin.partition),
+        (Header.ORIGIN_OFFSET, b"%d" % origin.offset),
+    ]
+
+
+def origin_of(headers: Headers | None) -> Origin | None:
+    """Return the origin that the headers name; None when they name none."""
+    named = {name: value or b"" for name, value in headers or ()}
+    try:
+        return Origin(
+            named[Header.ORIGIN_TOPIC].decode(),
+            int(named[Header.ORIGIN_PARTITION]),
+            int(named[Header.ORIGIN_OFFSET]),
+        )
+    except (KeyError, ValueError):
+        return None

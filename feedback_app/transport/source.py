@@ -1,0 +1,146 @@
+"""Reading the source topics of one partition, with librdkafka.
+
+Membership of the group is Faust's; the records come this way, because librdkafka fetches and decompresses in threads
+that leave the interpreter to the fold. Measured, that saves a quarter of an event's cost against aiokafka.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import confluent_kafka
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+
+from feedback_app.connections import ANSWER_S, librdkafka_config
+from feedback_app.errors import BrokerError, StateError
+from feedback_app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: Records of one batch, at most: it bounds the length of a transaction and, with the bytes below, memory.
+BATCH_RECORDS: Final = 10_000
+#: Fetched ahead for one partition, at most.
+_AHEAD_KB: Final = 4_096
+
+#: librdkafka mends these by itself.
+_PASSING: Final = frozenset(
+    {
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    }
+)
+
+
+class Batch(NamedTuple):
+    """Consecutive records of one source topic and partition.
+
+    Attributes:
+        start: where the batch before it ended, or where reading was started.
+        end: where it ends: the offset after its last record.
+        records: at least one.
+    """
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    records: list[Message]
+
+
+class PartitionSource:
+    """Reads one partition of every source topic, committed records only, from given offsets on.
+
+    All methods block, and are called from one thread at a time.
+    """
+
+    def __init__(self, settings: Settings, partition: int, offsets: Mapping[str, int]) -> None:
+        self.partition = partition
+        #: Where the next batch of each topic starts; and how far it has been read, which is further where only markers
+        #: of transactions follow: they are never handed out.
+        self._starts = dict(offsets)
+        self._read_to = dict(offsets)
+        self._consumer = confluent_kafka.Consumer(
+            librdkafka_config(settings)
+            | {
+                "group.id": settings.app_id,  # never joined
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                # An offset that is not there any more must not be skipped silently.
+                "auto.offset.reset": "error",
+                "fetch.wait.max.ms": 250,
+                # The default of a second starves a reader that empties its queue in less.
+                "fetch.queue.backoff.ms": 5,
+                "queued.max.messages.kbytes": _AHEAD_KB,
+            },
+            logger=logging.getLogger("feedback_app.librdkafka"),
+        )
+        self._consumer.list_topics(next(iter(offsets)), ANSWER_S)  # or it takes librdkafka a second to find the leaders
+        self._consumer.assign([TopicPartition(topic, partition, at) for topic, at in offsets.items()])
+
+    def fetch(self, timeout: float) -> list[Batch]:
+        """Wait at most *timeout* seconds for records, and return what is there: at most a batch a topic.
+
+        Raises:
+            StateError: the records to read are gone.
+            BrokerError: the broker refuses.
+        """
+        messages = self._consumer.consume(1, timeout)
+        if messages:
+            messages += self._consumer.consume(BATCH_RECORDS - 1, 0)
+        by_topic: dict[str, list[Message]] = {}
+        for message in messages:
+            error = message.error()
+            topic = message.topic() or ""
+            if error is None:
+                records = by_topic.get(topic)
+                if records is None:
+                    records = by_topic[topic] = []
+                records.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._read_to[topic] = max(self._read_to[topic], message.offset() or 0)
+            else:
+                self._check(topic, error)
+        return [self._batch(topic, records) for topic, records in by_topic.items()]
+
+    def at_the_end(self) -> bool:
+        """Ask the broker whether there is nothing left to read; False also when it does not answer."""
+        for topic, read_to in self._read_to.items():
+            try:
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, self.partition), ANSWER_S)
+            except KafkaException as error:
+                logger.warning("%s[%s]: its end is not known: %s", topic, self.partition, error.args[0].str())
+                return False
+            if read_to < end:
+                return False
+        return True
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._consumer.close()
+
+    def _batch(self, topic: str, records: list[Message]) -> Batch:
+        start = self._starts[topic]
+        end = self._starts[topic] = (records[-1].offset() or 0) + 1
+        self._read_to[topic] = max(self._read_to[topic], end)
+        return Batch(topic, self.partition, start, end, records)
+
+    def _check(self, topic: str, error: KafkaError) -> None:
+        where = f"{topic}[{self.partition}]"
+        if error.code() in _PASSING or error.retriable():
+            logger.warning("%s: %s", where, error.str())
+        elif error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
+            raise StateError(
+                f"{where}: offset {self._starts.get(topic)} is not there any more: the topic was made anew, or its "
+                f"records expired before they were read ({error.str()})"
+            )
+        else:
+            raise BrokerError(f"{where} can't be read: {error.str()}")

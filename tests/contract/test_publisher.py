@@ -1,0 +1,89 @@
+"""What the publisher sends arrives, on the partition where it is counted, on both brokers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from feedback_app.core.events import Invalid
+from feedback_app.core.partitioning import partition_of
+from feedback_app.errors import PublishError
+from feedback_app.models import decode
+from feedback_app.provisioning import ensure_topics
+from feedback_app.publisher import FailedDelivery, FeedbackPublisher
+from feedback_app.settings import Settings
+from feedback_app.topics import MAX_INPUT_BYTES, Topics
+from feedback_app.verification.reading import TopicReader
+
+PARTITIONS = 3
+
+
+@pytest.fixture
+def ready(broker_url: str, settings: Callable[..., Settings]) -> Settings:
+    """Settings whose topics are there."""
+    made = settings(broker_url, mongodb_url="mongodb://127.0.0.1:1", partitions=PARTITIONS)
+    ensure_topics(made, Topics.of(made).specs())
+    return made
+
+
+def arrived(settings: Settings) -> dict[int, list[tuple[bytes | None, bytes | None]]]:
+    """Return key and value of all that is on the feedback topic, by partition."""
+    found: dict[int, list[tuple[bytes | None, bytes | None]]] = {}
+    with TopicReader(settings) as reader:
+        for partition, messages in reader.read(Topics.of(settings).feedback, {}, {}):
+            found.setdefault(partition, []).extend((message.key(), message.value()) for message in messages)
+    return found
+
+
+def test_events_arrive_once_in_order_on_their_agents_partition(ready: Settings) -> None:
+    agents = ["agent-1", "agent-2", "Ägent", "agent|4", "5", "x" * 128]
+    with FeedbackPublisher(ready) as publisher:
+        for number in range(600):
+            publisher.publish(
+                {
+                    "feedbackId": f"f-{number}",
+                    "agentId": agents[number % len(agents)],
+                    "userId": "u",
+                    "rating": "neutral",
+                    "timestamp": time.time_ns() // 1_000_000,
+                }
+            )
+    seen: dict[str, list[int]] = {agent: [] for agent in agents}
+    for partition, records in arrived(ready).items():
+        for (key, _), event in zip(records, decode([value for _, value in records]), strict=True):
+            assert not isinstance(event, Invalid)
+            agent = event["agentId"]
+            assert key == agent.encode()
+            assert partition == partition_of(agent, PARTITIONS)
+            seen[agent].append(int(event["feedbackId"].removeprefix("f-")))
+    assert seen == {agent: list(range(index, 600, len(agents))) for index, agent in enumerate(agents)}
+
+
+def test_bytes_go_where_they_are_sent(ready: Settings) -> None:
+    with FeedbackPublisher(ready) as publisher:
+        for partition in range(PARTITIONS):
+            publisher.publish_bytes(None, None, partition=partition)
+            publisher.publish_bytes(b"agent-1", b"not JSON", partition=partition)
+        publisher.flush()
+        assert arrived(ready) == {p: [(None, None), (b"agent-1", b"not JSON")] for p in range(PARTITIONS)}
+
+
+def test_what_can_not_be_delivered_is_told(ready: Settings) -> None:
+    told: list[FailedDelivery] = []
+    publisher = FeedbackPublisher(ready, on_failure=told.append)
+    publisher.publish_bytes(b"a", b"1", partition=PARTITIONS)  # there is no such partition
+    publisher.publish_bytes(b"b", b"2", partition=0)
+    with pytest.raises(PublishError, match=r"1 event not delivered.*partition"):
+        publisher.close()
+    assert [(failed.key, failed.value) for failed in told] == [(b"a", b"1")]
+    assert arrived(ready) == {0: [(b"b", b"2")]}
+
+
+def test_a_record_that_no_topic_takes_is_refused_at_once(ready: Settings) -> None:
+    with FeedbackPublisher(ready) as publisher:
+        with pytest.raises(PublishError, match="size"):
+            publisher.publish_bytes(b"a", bytes(MAX_INPUT_BYTES + 1))
+        publisher.publish_bytes(b"a", bytes(MAX_INPUT_BYTES - 1_000), partition=0)
+    assert len(arrived(ready)[0]) == 1

@@ -1,0 +1,447 @@
+"""One partition's transactions, and the state that its next owner restores from them, on both brokers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import confluent_kafka
+import pytest
+from confluent_kafka import TopicPartition
+
+from feedback_app.connections import librdkafka_config
+from feedback_app.core.clock import ManualClock
+from feedback_app.core.state import OPEN, PARTITION_RECORD_KEY, PartitionRecord, window_key
+from feedback_app.core.transaction import Send
+from feedback_app.errors import Fenced
+from feedback_app.provisioning import ensure_topics, topic_ids
+from feedback_app.settings import Settings
+from feedback_app.topics import TOMBSTONES_KEPT_MS, Topics
+from feedback_app.transport import transactions
+from feedback_app.transport.transactions import TransactionalProducer
+from tables.partition import start_offsets
+from tables.restore import Restored, Restorer
+from tables.state import PartitionState
+from tables.store import PartitionStore, Position
+
+MakeSettings = Callable[..., Settings]
+NO_DATABASE = "mongodb://127.0.0.1:1"
+
+PARTITION = 1
+START_MS = 1_700_000_000_000
+_HOUR_MS = 3_600_000
+
+
+def key(number: int) -> bytes:
+    return window_key(OPEN, f"agent-{number}", 1_000, 1_000)
+
+
+@dataclass
+class Partition:
+    """One partition of an application of its own: those who write to it, and their stores."""
+
+    settings: Settings
+    topics: Topics
+    topic_id: str
+    path: Path
+    clock: ManualClock = field(default_factory=lambda: ManualClock(START_MS))
+    producers: list[TransactionalProducer] = field(default_factory=list)
+    stores: list[PartitionStore] = field(default_factory=list)
+
+    def owner(self) -> TransactionalProducer:
+        """Return a new owner's producer, which has fenced the former one."""
+        producer = TransactionalProducer(self.settings, PARTITION)
+        self.producers.append(producer)
+        producer.fence()
+        return producer
+
+    def store(self, name: str = "store") -> PartitionStore:
+        store = PartitionStore(self.path / name)
+        self.stores.append(store)
+        return store
+
+    def transact(
+        self,
+        owner: TransactionalProducer,
+        changes: Mapping[bytes, bytes | None],
+        sends: Sequence[Send] = (),
+        offsets: Mapping[str, int] | None = None,
+    ) -> int:
+        """Let *owner* write *changes* to the changelog, and the rest, in one transaction."""
+        *others, last = [Send(self.topics.changelog, PARTITION, each, value) for each, value in changes.items()]
+        return owner.transact(sends, others, last, offsets or {})
+
+    def restore(self, store: PartitionStore, topic_id: str = "") -> Restored:
+        restorer = Restorer(self.settings, self.topics, self.clock)
+        return restorer.restore(PARTITION, store, topic_id or self.topic_id)
+
+    def read(self, topic: str) -> list[confluent_kafka.Message]:
+        """Return what readers of committed records see on the partition."""
+        config = {"group.id": "reader", "isolation.level": "read_committed", "enable.partition.eof": True}
+        reader = confluent_kafka.Consumer(librdkafka_config(self.settings) | config)
+        try:
+            reader.assign([TopicPartition(topic, PARTITION, 0)])
+            seen: list[confluent_kafka.Message] = []
+            while True:
+                (message,) = reader.consume(1, 10) or pytest.fail("the broker does not answer")
+                error = message.error()
+                if error is not None:
+                    assert error.code() == confluent_kafka.KafkaError._PARTITION_EOF
+                    return seen
+                seen.append(message)
+        finally:
+            reader.close()
+
+    def produce(self, count: int, *, together: bool) -> None:
+        """Write records to the topic ``feedback``, as one batch or each as a batch of its own."""
+        producer = confluent_kafka.Producer(librdkafka_config(self.settings) | {"linger.ms": 100})
+        for _ in range(count):
+            producer.produce(self.topics.feedback, b"{}", partition=PARTITION)
+            if not together:
+                assert producer.flush(10) == 0
+        assert producer.flush(10) == 0
+
+    def end(self, topic: str) -> int:
+        reader = confluent_kafka.Consumer(librdkafka_config(self.settings) | {"group.id": "reader"})
+        try:
+            return reader.get_watermark_offsets(TopicPartition(topic, PARTITION), 10)[1]
+        finally:
+            reader.close()
+
+
+def _partition(settings: Settings, path: Path) -> Iterator[Partition]:
+    topics = Topics.of(settings)
+    ensure_topics(settings, topics.specs())
+    made = Partition(settings, topics, topic_ids(settings, [topics.changelog])[topics.changelog], path)
+    yield made
+    for producer in made.producers:
+        producer.stop()
+    for store in made.stores:
+        store.close()
+
+
+@pytest.fixture
+def partition(broker_url: str, settings: MakeSettings, tmp_path: Path) -> Iterator[Partition]:
+    yield from _partition(settings(broker_url, mongodb_url=NO_DATABASE, partitions=2), tmp_path)
+
+
+@pytest.fixture
+def partition_on_kafka(kafka: str, settings: MakeSettings, tmp_path: Path) -> Iterator[Partition]:
+    """For what the embedded broker does not do: hide what was aborted."""
+    yield from _partition(settings(kafka, mongodb_url=NO_DATABASE, partitions=2), tmp_path)
+
+
+def contents(store: PartitionStore, numbers: range = range(10)) -> dict[int, bytes]:
+    found = {number: store.get(key(number)) for number in numbers}
+    return {number: value for number, value in found.items() if value is not None}
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_is_there_as_a_whole(partition: Partition) -> None:
+    owner = partition.owner()
+    sends = [
+        Send(partition.topics.late, PARTITION, b"key", b"value", [("trace", b"\x00\xff"), ("trace", b"again")]),
+        Send(partition.topics.late, PARTITION, None, b"", [("empty", b"")]),
+        Send(partition.topics.dead_letter, PARTITION, b"", None),
+    ]
+    partition.transact(owner, {key(1): b"one"}, sends)
+    late = partition.read(partition.topics.late)
+    assert [(message.key(), message.value(), message.headers()) for message in late] == [
+        (b"key", b"value", [("trace", b"\x00\xff"), ("trace", b"again")]),
+        (None, b"", [("empty", b"")]),
+    ]
+    (dead,) = partition.read(partition.topics.dead_letter)
+    assert (dead.key(), dead.value()) == (b"", None)
+    assert [message.key() for message in partition.read(partition.topics.changelog)] == [key(1)]
+
+
+def test_a_transaction_tells_the_offset_of_its_last_changelog_record(partition: Partition) -> None:
+    owner = partition.owner()
+    answers = [
+        partition.transact(owner, {key(1): b"one", key(2): b"two"}),
+        partition.transact(owner, {key(3): b"three"}, [Send(partition.topics.late, PARTITION, None, b"")]),
+    ]
+    offsets = [message.offset() for message in partition.read(partition.topics.changelog)]
+    assert answers == [offsets[1], offsets[2]]
+
+
+def test_an_input_record_of_any_size_fits_into_a_transaction(partition: Partition) -> None:
+    """A producer that compresses gets records past the broker's limit that are far larger than it."""
+    value = bytes(10_000_000)
+    source = confluent_kafka.Producer(
+        librdkafka_config(partition.settings) | {"compression.type": "zstd", "message.max.bytes": 20_000_000}
+    )
+    source.produce(partition.topics.feedback, value, partition=PARTITION)
+    assert source.flush(10) == 0
+    assert [len(message.value() or b"") for message in partition.read(partition.topics.feedback)] == [len(value)]
+    letter = Send(partition.topics.dead_letter, PARTITION, None, value)
+    partition.transact(partition.owner(), {key(1): b"one"}, [letter])
+    assert [len(message.value() or b"") for message in partition.read(partition.topics.dead_letter)] == [len(value)]
+
+
+def test_source_offsets_are_committed_with_the_transaction(partition: Partition) -> None:
+    owner, feedback = partition.owner(), partition.topics.feedback
+    assert partition.restore(partition.store("before")).committed == {}
+    partition.transact(owner, {key(1): b"one"}, offsets={feedback: 17})
+    assert partition.restore(partition.store("one")).committed == {feedback: 17}
+    partition.transact(owner, {key(1): b"two"}, offsets={feedback: 19, partition.topics.repartition: 4})
+    assert partition.restore(partition.store("both")).committed == {feedback: 19, partition.topics.repartition: 4}
+    partition.transact(owner, {key(1): b"three"})
+    assert partition.restore(partition.store("none")).committed == {feedback: 19, partition.topics.repartition: 4}
+
+
+# -- fencing -------------------------------------------------------------------------------------------------------
+
+
+# former     fence  tx          tx: Fenced
+# later                  fence                tx
+def test_a_former_owner_can_write_nothing(partition: Partition) -> None:
+    former = partition.owner()
+    partition.transact(former, {key(1): b"former's"}, offsets={partition.topics.feedback: 5})
+    later = partition.owner()
+    with pytest.raises(Fenced):
+        partition.transact(
+            former,
+            {key(1): b"zombie's"},
+            [Send(partition.topics.late, PARTITION, None, b"zombie's")],
+            {partition.topics.feedback: 99},
+        )
+    with pytest.raises(Fenced):
+        partition.transact(former, {key(1): b"zombie's again"})
+    partition.transact(later, {key(2): b"later's"}, offsets={partition.topics.feedback: 6})
+    store = partition.store()
+    assert partition.restore(store).committed == {partition.topics.feedback: 6}
+    assert contents(store) == {1: b"former's", 2: b"later's"}
+    assert partition.read(partition.topics.late) == []
+
+
+def test_owners_of_other_partitions_and_applications_are_left_alone(
+    partition: Partition, settings: MakeSettings, broker_url: str
+) -> None:
+    owner = partition.owner()
+    others = [
+        TransactionalProducer(partition.settings, 0),
+        TransactionalProducer(settings(broker_url, mongodb_url=NO_DATABASE, app_id="another"), PARTITION),
+    ]
+    partition.producers.extend(others)
+    for other in others:
+        other.fence()
+    partition.transact(owner, {key(1): b"one"})
+    assert len(partition.read(partition.topics.changelog)) == 1
+
+
+def test_what_a_crashed_owner_left_open_is_settled_by_the_next(partition_on_kafka: Partition) -> None:
+    """Until then, readers of committed records would wait for it."""
+    partition = partition_on_kafka
+    crashed = _raw_owner(partition)
+    crashed.begin_transaction()
+    crashed.produce(partition.topics.changelog, b"open", key(1), PARTITION)
+    assert crashed.flush(10) == 0
+    owner = partition.owner()
+    store = partition.store()
+    assert partition.restore(store).records == 0
+    partition.transact(owner, {key(2): b"two"})
+    assert partition.restore(store).records == 1
+    assert contents(store) == {2: b"two"}
+
+
+async def test_a_call_that_waits_for_a_broker_that_is_gone_ends_when_the_partition_is_given_up(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transactions, "_CALL_TIMEOUT_S", 0.1)
+    producer = TransactionalProducer(settings("kafka://127.0.0.1:1", mongodb_url=NO_DATABASE), PARTITION)
+    waiting = asyncio.create_task(producer.run(producer.fence))
+    done, _ = await asyncio.wait([waiting], timeout=0.5)
+    assert not done, "it waits"
+    producer.stop()
+    with pytest.raises(Fenced, match=f"partition {PARTITION} was given up"):
+        await asyncio.wait_for(waiting, 10)
+
+
+# -- restoring -----------------------------------------------------------------------------------------------------
+
+
+# changelog   1 2 C   3 C                  C: a control record, which no reader is handed
+# restored    |---------|
+# position               ^ the end, past the last C
+def test_a_fresh_store_gets_all_that_was_committed(partition: Partition) -> None:
+    owner = partition.owner()
+    record = PartitionRecord(watermark=5, floor=3, offsets={partition.topics.feedback: 2})
+    partition.transact(owner, {key(1): b"one", key(2): b"two"})
+    last = partition.transact(owner, {key(2): b"2", PARTITION_RECORD_KEY: record.encode()})
+    store = partition.store()
+    restored = partition.restore(store)
+    assert contents(store) == {1: b"one", 2: b"2"}
+    assert store.record() == record
+    end = partition.end(partition.topics.changelog)
+    assert end > last
+    assert store.position() == Position(end, START_MS, partition.topic_id)
+    assert (restored.records, restored.offset, restored.wiped) == (4, end, "")
+
+
+def test_an_empty_changelog_is_restored_too(partition: Partition) -> None:
+    partition.owner()
+    store = partition.store()
+    restored = partition.restore(store)
+    assert (restored.records, restored.offset, restored.wiped, restored.committed) == (0, 0, "", {})
+    assert store.position() == Position(0, START_MS, partition.topic_id)
+    assert restored.bounds == {partition.topics.feedback: (0, 0), partition.topics.repartition: (0, 0)}
+
+
+def test_the_bounds_of_the_sources_are_told(partition: Partition) -> None:
+    partition.produce(3, together=False)
+    partition.owner()
+    bounds = partition.restore(partition.store()).bounds
+    assert bounds == {partition.topics.feedback: (0, 3), partition.topics.repartition: (0, 0)}
+
+
+# feedback      [0 1 2][3 4 5 6]          two batches, all counted
+# record                        7
+def test_a_partition_whose_sources_are_read_to_their_end_can_be_taken_over(partition: Partition) -> None:
+    partition.produce(3, together=True)
+    partition.produce(4, together=True)
+    record = PartitionRecord(offsets={partition.topics.feedback: 7})
+    partition.transact(
+        partition.owner(), {PARTITION_RECORD_KEY: record.encode()}, offsets={partition.topics.feedback: 7}
+    )
+    partition.owner()
+    store = partition.store()
+    restored = partition.restore(store)
+    state = PartitionState(store, cached=1)
+    starts = start_offsets(partition.settings, partition.topics, PARTITION, state, restored)
+    assert starts == {partition.topics.feedback: 7, partition.topics.repartition: 0}
+
+
+def test_only_what_is_new_is_read_again(partition: Partition) -> None:
+    owner = partition.owner()
+    partition.transact(owner, {key(number): b"old" for number in range(5)})
+    store = partition.store()
+    assert partition.restore(store).records == 5
+    partition.transact(owner, {key(4): b"new", key(5): b"new"})
+    restored = partition.restore(store)
+    assert (restored.records, restored.wiped) == (2, "")
+    assert contents(store) == dict.fromkeys(range(4), b"old") | {4: b"new", 5: b"new"}
+    assert restored.offset == partition.end(partition.topics.changelog)
+
+
+# changelog      1 C
+# position        ^ as a commit leaves it: after the last record, before its control record
+def test_a_store_that_has_followed_every_commit_has_nothing_to_read(partition: Partition) -> None:
+    last = partition.transact(partition.owner(), {key(1): b"one"})
+    store = partition.store()
+    store.write({key(1): b"one"}, Position(last + 1, START_MS, partition.topic_id))
+    partition.clock.advance(5)
+    restored = partition.restore(store)
+    assert (restored.records, restored.wiped) == (0, "")
+    assert contents(store) == {1: b"one"}
+    end = partition.end(partition.topics.changelog)
+    assert store.position() == Position(end, START_MS + 5, partition.topic_id), "it is known to be up to date now"
+
+
+def test_tombstones_delete(partition: Partition) -> None:
+    owner = partition.owner()
+    partition.transact(owner, {key(1): b"one", key(2): b"two"})
+    old = partition.store("old")
+    partition.restore(old)
+    partition.transact(owner, {key(1): None, key(3): b"three"})
+    partition.transact(owner, {key(3): None, key(4): None})
+    fresh = partition.store("fresh")
+    partition.restore(old)
+    partition.restore(fresh)
+    assert contents(old) == contents(fresh) == {2: b"two"}
+
+
+def test_what_was_aborted_is_not_restored(partition_on_kafka: Partition) -> None:
+    partition = partition_on_kafka
+    aborting = _raw_owner(partition)
+    for number, value in enumerate([b"aborted", b"committed", b"aborted"]):
+        aborting.begin_transaction()
+        aborting.produce(partition.topics.changelog, value, key(number), PARTITION)
+        aborting.produce(partition.topics.changelog, value, key(9), PARTITION)
+        assert aborting.flush(10) == 0
+        if value == b"aborted":
+            aborting.abort_transaction(10)
+        else:
+            aborting.commit_transaction(10)
+    partition.owner()
+    store = partition.store()
+    restored = partition.restore(store)
+    assert contents(store) == {1: b"committed", 9: b"committed"}
+    assert (restored.records, restored.offset) == (2, partition.end(partition.topics.changelog))
+
+
+def test_a_restore_that_is_not_wanted_any_more_ends(partition: Partition) -> None:
+    partition.transact(partition.owner(), {key(1): b"one"})
+    store = partition.store()
+    restorer = Restorer(partition.settings, partition.topics, partition.clock)
+    with pytest.raises(Fenced, match=f"partition {PARTITION} was given up"):
+        restorer.restore(PARTITION, store, partition.topic_id, lambda: True)
+    assert store.position() is None
+
+
+# -- starting over -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def restored(partition: Partition) -> PartitionStore:
+    """A store that is up to date, and has one more window than the changelog."""
+    partition.transact(partition.owner(), {key(1): b"one", key(2): b"two"})
+    store = partition.store()
+    partition.restore(store)
+    position = store.position()
+    assert position is not None
+    store.write({key(9): b"not in the changelog"}, position)
+    return store
+
+
+def test_a_store_beyond_the_changelogs_end_is_started_over(partition: Partition, restored: PartitionStore) -> None:
+    end = partition.end(partition.topics.changelog)
+    restored.write({}, Position(end + 1, START_MS, partition.topic_id))
+    result = partition.restore(restored)
+    assert result.wiped == f"the data dir is at offset {end + 1}, beyond the changelog's end {end}"
+    assert contents(restored) == {1: b"one", 2: b"two"}
+    assert (result.records, restored.position()) == (2, Position(end, START_MS, partition.topic_id))
+
+
+def test_a_store_of_another_changelog_of_that_name_is_started_over(
+    partition: Partition, restored: PartitionStore
+) -> None:
+    result = partition.restore(restored, "another id")
+    assert result.wiped == "the changelog was made anew"
+    assert contents(restored) == {1: b"one", 2: b"two"}
+    end = partition.end(partition.topics.changelog)
+    assert restored.position() == Position(end, START_MS, "another id")
+
+
+# tombstones kept     |------------ 24 h ------------|
+# store written       ^                     23 h ^   ^ 24 h: an hour is left for clocks that differ
+@pytest.mark.parametrize(("age_ms", "wiped"), [(TOMBSTONES_KEPT_MS - _HOUR_MS, False), (TOMBSTONES_KEPT_MS, True)])
+def test_a_store_that_is_older_than_tombstones_are_kept_is_started_over(
+    partition: Partition, restored: PartitionStore, age_ms: int, wiped: bool
+) -> None:
+    partition.clock.advance(age_ms)
+    result = partition.restore(restored)
+    assert result.wiped == ("the data dir is older than the changelog keeps tombstones" if wiped else "")
+    assert contents(restored) == {1: b"one", 2: b"two"} | ({} if wiped else {9: b"not in the changelog"})
+    end = partition.end(partition.topics.changelog)
+    assert restored.position() == Position(end, START_MS + age_ms, partition.topic_id)
+
+
+def test_a_store_that_was_started_over_goes_on_from_there(partition: Partition, restored: PartitionStore) -> None:
+    partition.restore(restored, "another id")
+    partition.transact(partition.owner(), {key(3): b"three"})
+    result = partition.restore(restored, "another id")
+    assert (result.records, result.wiped) == (1, "")
+    assert contents(restored) == {1: b"one", 2: b"two", 3: b"three"}
+
+
+def _raw_owner(partition: Partition) -> confluent_kafka.Producer:
+    """An owner of the partition that ends its transactions as the test likes."""
+    transactional_id = f"{partition.settings.app_id}-{PARTITION}"
+    producer = confluent_kafka.Producer(librdkafka_config(partition.settings) | {"transactional.id": transactional_id})
+    producer.init_transactions(10)
+    return producer
