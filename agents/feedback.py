@@ -14,6 +14,7 @@ from feedback_app.health import Health
 from feedback_app.models import decode
 from feedback_app.retry import retrying
 from feedback_app.sinks import Sink
+from feedback_app.topics import Topics
 from feedback_app.transport.source import Batch
 from tables.feedback_windows import FeedbackWindows
 from tables.partition import OwnedPartition
@@ -25,18 +26,19 @@ logger = logging.getLogger(__name__)
 SLICE: Final = 1_000
 
 
-def register(app: Any, table: FeedbackWindows, sources: tuple[str, ...], partitions: int) -> None:
-    """Register the Faust agent: it hands each fetched batch to its partition, which folds it in its turn."""
-    topic = app.topic(
-        *sources, key_serializer="raw", value_serializer="raw", partitions=partitions, acks=False, internal=False
-    )
+def register(app: Any, table: FeedbackWindows, topics: Topics) -> None:
+    """Register the Faust agents: they hand each fetched batch to its partition, which folds it in its turn."""
 
     async def feedback(stream: Any) -> None:
-        # Nothing is acknowledged through Faust: the offsets are committed by the fold's own transaction.
+        # Nothing is acknowledged through Faust: the offsets are in the fold's own transaction.
         async for event in stream.noack().events():
             table.accept(event.message.value)
 
-    app.agent(topic, name="agents.feedback")(feedback)
+    for name, topic in (("feedback", topics.feedback), ("repartition", topics.repartition)):
+        source = app.topic(
+            topic, key_serializer="raw", value_serializer="raw", partitions=topics.partitions, acks=False
+        )
+        app.agent(source, name=f"agents.{name}")(feedback)
 
 
 @dataclass(frozen=True, slots=True)

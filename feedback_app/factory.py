@@ -122,7 +122,7 @@ def create_app(settings: Settings, *, sink: Sink | None = None, clock: Clock | N
     app.sink = sink or MongoSink(settings, clock=clock)
     app.windows = FeedbackWindows(app, settings, topics, clock)
     app.tables.add(app.windows)
-    feedback_agent.register(app, app.windows, topics.sources, topics.partitions)
+    feedback_agent.register(app, app.windows, topics)
     _register_work(app, settings, topics, clock)
     for path, view in {
         **health_views(app.windows, app.health),

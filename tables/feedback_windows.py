@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 from faust.tables.table import Table
 from faust.types import TP
+from mode import Service
 
 from feedback_app.core.clock import Clock
 from feedback_app.errors import Fenced
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 #: How long after being fenced a rebalance is waited for before one is asked for: the group usually knows already.
 _REBALANCE_EXPECTED_S: Final = 2.0
+
+#: How often the group is told the offsets that were reached.
+_TELL_GROUP_S: Final = 0.25
 
 #: What runs on a partition while it is owned: coroutines that end only by an error.
 Work = Callable[[OwnedPartition], Iterable[Coroutine[Any, Any, None]]]
@@ -69,6 +73,7 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         self._clock = clock
         self._owned: dict[int, _Ownership] = {}
         self._assigned_once = False
+        self._told: dict[TP, int] = {}
         self._rejoining: asyncio.Task[None] | None = None
         self.work: Work = lambda partition: ()
         app.on_partitions_revoked.connect(self._on_revoked)
@@ -146,11 +151,29 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
             owned.partition, owned.expected, lambda partition, at: PartitionSource(self._settings, partition, at)
         )
 
+    @Service.task
+    async def _tell_group(self) -> None:
+        """Let the group's offsets follow those of the state."""
+        async for _ in self.itertimer(_TELL_GROUP_S, name="offsets"):
+            await self._tell_offsets()
+
+    async def _tell_offsets(self) -> None:
+        offsets = {
+            TP(topic, number): offset
+            for number, ownership in self._owned.items()
+            if ownership.ready
+            for topic, offset in ownership.partition.state.record.offsets.items()
+        }
+        if offsets and offsets != self._told:
+            self._told = offsets
+            await self._consumer.tell_group(offsets)
+
     async def _on_revoked(self, app: Any, revoked: set[TP], **kwargs: Any) -> None:
         await self._release_all()
 
     async def on_stop(self) -> None:
         """Give everything up when the worker stops."""
+        await self._tell_offsets()
         await self._release_all()
         await super().on_stop()
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from feedback_app.core.clock import Clock
 from feedback_app.core.state import PARTITION_RECORD_KEY
-from feedback_app.core.transaction import Send, Transaction
+from feedback_app.core.transaction import Transaction
 from feedback_app.errors import Fenced, StateError
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
@@ -111,10 +111,8 @@ class OwnedPartition:
         self.state.apply(transaction)
 
     def _commit(self, transaction: Transaction) -> None:
-        topic, partition = self._topics.changelog, self.partition
-        changelog = (Send(topic, partition, key, value) for key, value in transaction.changes.items())
-        record = Send(topic, partition, PARTITION_RECORD_KEY, transaction.record.encode())
-        last = self._producer.transact(transaction.sends, changelog, record, transaction.offsets)
+        record = (PARTITION_RECORD_KEY, transaction.record.encode())
+        last = self._producer.transact(transaction.sends, self._topics.changelog, transaction.changes, record)
         self.state.persist(transaction, Position(last + 1, self._clock.now_ms(), self._topic_id))
 
     async def release(self) -> None:
@@ -135,17 +133,17 @@ def start_offsets(
 ) -> dict[str, int]:
     """Return the offset to start reading at, for each source topic: the one in the partition's own record.
 
-    The group's offsets are for lag tools, and can expire; they are in the same transactions as the state, so where
-    they are there they must agree.
+    The group's offsets are for lag tools: they follow the state, and can expire. One that is ahead of the state says
+    that the state was lost.
 
     Raises:
-        StateError: they don't.
+        StateError: state, offsets and input don't belong together.
     """
     starts = {}
     for topic, (low, high) in restored.bounds.items():
         stored = state.record.offsets.get(topic)
         committed = restored.committed.get(topic)
-        if committed is not None and committed != stored:
+        if committed is not None and committed > (stored or 0):
             raise StateError(
                 f"{topic}[{partition}]: the group {settings.app_id!r} has committed offset {committed}, but the state "
                 f"says {'nothing' if state.is_new else stored}: the changelog {topics.changelog!r} is not the one that "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 
 from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.state import CLOSED, OPEN, PARTITION_RECORD_KEY, Changes, PartitionRecord, end_of
@@ -24,7 +24,7 @@ class PartitionState:
         self._cached = cached
         self._known = store.record()
         self._record = self._known or PartitionRecord()
-        self._cache: OrderedDict[bytes, Aggregate] = OrderedDict()
+        self._cache: dict[bytes, Aggregate] = {}
         self._cursor = OPEN
         self._closed_cursor = CLOSED
 
@@ -45,7 +45,6 @@ class PartitionState:
         """Return the aggregate stored under a window key. It belongs to the state: copy it before changing it."""
         cached = self._cache.get(key)
         if cached is not None:
-            self._cache.move_to_end(key)
             return cached
         value = self._store.get(key)
         return None if value is None else Aggregate.decode(value)
@@ -97,18 +96,16 @@ class PartitionState:
     def apply(self, transaction: Transaction) -> None:
         """Let the rest of the state follow a transaction that was persisted."""
         self._record = transaction.record
-        cache = self._cache
-        for key, value in transaction.changes.items():
-            aggregate = transaction.aggregates.get(key)
-            if aggregate is None:
+        cache, aggregates = self._cache, transaction.aggregates
+        if aggregates:
+            self._cursor = min(self._cursor, *aggregates)
+            cache.update(aggregates)
+            # The oldest go first. That is not the least used, and good enough: what is missing costs a microsecond.
+            for key in list(islice(cache, max(0, len(cache) - self._cached))):
+                del cache[key]
+        if cache and len(aggregates) != len(transaction.changes):
+            for key in transaction.changes.keys() - aggregates.keys():
                 cache.pop(key, None)
-            else:
-                cache[key] = aggregate
-                cache.move_to_end(key)
-            if value is not None and key < self._cursor and key.startswith(OPEN):
-                self._cursor = key
-        while len(cache) > self._cached:
-            cache.popitem(last=False)
 
 
 def changelog_of(transaction: Transaction) -> Changes:

@@ -16,10 +16,10 @@ from feedback_app.core.events import Event
 MAX_TAGS: Final = 32
 
 _VERSION: Final = 1
-#: version, revision, count, positive, negative, neutral, scoreCount, scoreSum, scoreMin, scoreMax, comments, otherTags,
+#: version, revision, positive, negative, neutral, scoreCount, scoreSum, scoreMin, scoreMax, comments, otherTags,
 #: first and last timestamp (ms), checksum. Tag counts follow as JSON when there are any.
-_FIXED: Final = struct.Struct(">BIQQQQQQBBQQQQQ")
-_CHECKSUM_MASK: Final = (1 << 63) - 1  # MongoDB's integers have 64 bits with a sign
+_FIXED: Final = struct.Struct(">BIQQQQQBBQQQQQ")
+_NEVER: Final = 1 << 62
 
 
 def checksum_seed(topic: str, partition: int) -> int:
@@ -41,7 +41,6 @@ class Aggregate:
     __slots__ = (
         "checksum",
         "comments",
-        "count",
         "first",
         "last",
         "negative",
@@ -58,23 +57,23 @@ class Aggregate:
 
     def __init__(self) -> None:
         self.revision = 0
-        self.count = self.positive = self.negative = self.neutral = 0
+        self.positive = self.negative = self.neutral = 0
         self.score_count = self.score_sum = self.score_min = self.score_max = 0
         self.comments = 0
         self.tags: dict[str, int] | None = None
         self.other_tags = 0
-        self.first = self.last = 0
+        self.first = _NEVER
+        self.last = 0
+        #: A sum of 32-bit numbers: it stays below 2**63, MongoDB's limit, for two thousand million events.
         self.checksum = 0
+
+    @property
+    def count(self) -> int:
+        """How many events were counted: each has one of the three ratings."""
+        return self.positive + self.negative + self.neutral
 
     def add(self, event: Event, timestamp: int, checksum: int) -> None:
         """Count one event; *checksum* is its :func:`origin_checksum`."""
-        if self.count == 0:
-            self.first = self.last = timestamp
-        elif timestamp > self.last:
-            self.last = timestamp
-        elif timestamp < self.first:
-            self.first = timestamp
-        self.count += 1
         rating = event["rating"]
         if rating == "positive":
             self.positive += 1
@@ -82,7 +81,9 @@ class Aggregate:
             self.negative += 1
         else:
             self.neutral += 1
-        self.checksum = (self.checksum + checksum) & _CHECKSUM_MASK
+        self.last = max(self.last, timestamp)
+        self.first = min(self.first, timestamp)
+        self.checksum += checksum
         if len(event) > 5:  # most events have the five required fields and nothing else
             self._add_optional(event)
 
@@ -115,7 +116,6 @@ class Aggregate:
         """Return an independent copy: a fold changes copies, so that an abort leaves the original as it was."""
         twin = self.__class__.__new__(self.__class__)
         twin.revision = self.revision
-        twin.count = self.count
         twin.positive = self.positive
         twin.negative = self.negative
         twin.neutral = self.neutral
@@ -136,7 +136,6 @@ class Aggregate:
         fixed = _FIXED.pack(
             _VERSION,
             self.revision,
-            self.count,
             self.positive,
             self.negative,
             self.neutral,
@@ -165,7 +164,6 @@ class Aggregate:
         (
             _,
             new.revision,
-            new.count,
             new.positive,
             new.negative,
             new.neutral,

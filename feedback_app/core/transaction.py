@@ -29,12 +29,10 @@ class Transaction:
         changes: state keys put or deleted, in the changelog and in RocksDB; the partition record is not among them.
         record: the partition record after the step.
         sends: records for other topics.
-        offsets: the next source offsets, by topic, to commit to the group; empty when nothing was read.
-        aggregates: the decoded form of what *changes* puts, for the cache.
+        aggregates: the open windows that *changes* puts, decoded, for the cache.
     """
 
     changes: Changes
     record: PartitionRecord
     sends: list[Send] = field(default_factory=list)
-    offsets: Mapping[str, int] = field(default_factory=dict)
     aggregates: Mapping[bytes, Aggregate] = field(default_factory=dict)

@@ -16,10 +16,12 @@ one of these behaviours changes:
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
@@ -30,6 +32,8 @@ OpenSource = Callable[[int, Mapping[str, int]], PartitionSource]
 
 _FETCH_S: Final = 0.5
 
+logger = logging.getLogger(__name__)
+
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Faust's consumer thread, as a member of the group: it fetches nothing."""
@@ -38,6 +42,19 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         consumer.pause(*consumer.assignment())
         await super().on_partitions_assigned(assigned, generation_id)
+
+    async def tell_group(self, offsets: Mapping[TP, int]) -> None:
+        """Commit *offsets* to the group, for lag tools. What fails is told with the next ones."""
+        await self.call_thread(self._tell_group, offsets)
+
+    async def _tell_group(self, offsets: Mapping[TP, int]) -> None:
+        consumer = self._ensure_consumer()
+        known = {tp: offsets[TP(tp.topic, tp.partition)] for tp in consumer.assignment() if tp in offsets}
+        try:
+            if known:
+                await consumer.commit(known)
+        except (KafkaError, ValueError) as error:
+            logger.debug("the group's offsets are not committed: %r", error)
 
     async def rejoin(self) -> None:
         """Join the group again: every partition is given up and taken over anew."""
@@ -136,6 +153,11 @@ class BatchConsumer(driver.Consumer):
         """Say whether everything that there is on the partition's source topics has been read and taken up."""
         reading = self._readings.get(partition)
         return reading is not None and await reading.at_the_end()
+
+    async def tell_group(self, offsets: Mapping[TP, int]) -> None:
+        """See :meth:`ConsumerThread.tell_group`."""
+        thread: Any = self._thread
+        await thread.tell_group(offsets)
 
     async def rejoin(self) -> None:
         """See :meth:`ConsumerThread.rejoin`."""

@@ -96,20 +96,14 @@ class PartitionSource:
         messages = self._consumer.consume(1, timeout)
         if messages:
             messages += self._consumer.consume(BATCH_RECORDS - 1, 0)
-        by_topic: dict[str, list[Message]] = {}
-        for message in messages:
-            error = message.error()
-            topic = message.topic() or ""
-            if error is None:
-                records = by_topic.get(topic)
-                if records is None:
-                    records = by_topic[topic] = []
-                records.append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                self._read_to[topic] = max(self._read_to[topic], message.offset() or 0)
-            else:
-                self._check(topic, error)
-        return [self._batch(topic, records) for topic, records in by_topic.items()]
+        records = [message for message in messages if message.error() is None]
+        if len(records) != len(messages):
+            for message in messages:
+                self._look_at(message)
+        topics = {message.topic() or "" for message in records}
+        if len(topics) == 1:
+            return [self._batch(topics.pop(), records)]
+        return [self._batch(topic, [message for message in records if message.topic() == topic]) for topic in topics]
 
     def at_the_end(self) -> bool:
         """Ask the broker whether there is nothing left to read; False also when it does not answer."""
@@ -133,9 +127,15 @@ class PartitionSource:
         self._read_to[topic] = max(self._read_to[topic], end)
         return Batch(topic, self.partition, start, end, records)
 
-    def _check(self, topic: str, error: KafkaError) -> None:
+    def _look_at(self, message: Message) -> None:
+        """Note that the end was reached, or see what an error means."""
+        error, topic = message.error(), message.topic() or ""
         where = f"{topic}[{self.partition}]"
-        if error.code() in _PASSING or error.retriable():
+        if error is None:
+            return
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._read_to[topic] = max(self._read_to[topic], message.offset() or 0)
+        elif error.code() in _PASSING or error.retriable():
             logger.warning("%s: %s", where, error.str())
         elif error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
             raise StateError(

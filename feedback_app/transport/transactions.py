@@ -2,20 +2,26 @@
 
 Its transactional id is the app id and the partition's number, so whoever takes the partition over fences whoever had
 it before. librdkafka's calls block; each producer has a thread of its own, which also keeps them in order.
+
+The source offsets are in the partition record, and so in the transaction. They are not sent to the group with it:
+librdkafka's ``send_offsets_to_transaction`` can hang for ever, whatever its timeout, when the group's coordinator moves
+or is not there yet (librdkafka issue 5456, seen after every restart of a broker). The group's own offsets are for lag
+tools, and follow by way of Faust's consumer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import confluent_kafka
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from feedback_app.connections import librdkafka_config
+from feedback_app.core.state import Changes
 from feedback_app.core.transaction import Send
 from feedback_app.errors import Aborted, BrokerError, FeedbackError, Fenced
 from feedback_app.settings import Settings
@@ -65,7 +71,6 @@ class TransactionalProducer:
             },
             logger=logging.getLogger("feedback_app.librdkafka"),
         )
-        self._group = _group_metadata(settings)
 
     async def run(self, call: Callable[[], _T]) -> _T:
         """Run *call* in the producer's thread, after everything that was asked before."""
@@ -88,14 +93,14 @@ class TransactionalProducer:
             else:
                 return
 
-    def transact(self, sends: Iterable[Send], changelog: Iterable[Send], last: Send, offsets: Mapping[str, int]) -> int:
+    def transact(self, sends: Iterable[Send], topic: str, changes: Changes, last: tuple[bytes, bytes]) -> int:
         """Write one transaction.
 
         Args:
             sends: records for other topics.
-            changelog: records for the partition's changelog.
-            last: one more, after all others.
-            offsets: the next source offsets of this partition, by topic, to commit to the group.
+            topic: the changelog.
+            changes: keys and values for the partition's changelog; None is a tombstone.
+            last: one more key and value for it, after all others.
 
         Returns:
             The offset of *last*.
@@ -108,15 +113,18 @@ class TransactionalProducer:
         self._position = -1
         try:
             self._producer.begin_transaction()
+            plain: dict[str, list[dict[str, Any]]] = {topic: []}
             for send in sends:
-                self._produce(send)
-            for send in changelog:
-                self._produce(send)
+                if send.headers or send.partition != self.partition:
+                    self._produce(send)
+                else:
+                    plain.setdefault(send.topic, []).append({"key": send.key, "value": send.value})
+            plain[topic] += [{"key": key, "value": value} for key, value in changes.items()]
+            for name, messages in plain.items():
+                self._produce_batch(name, messages)
             # One partition, one order: the offset of the last record says it all, and spares a call for each other.
-            self._produce(last, self._delivered)
+            self._produce(Send(topic, self.partition, *last), self._delivered)
             self._flush()
-            if offsets:
-                self._send_offsets([TopicPartition(topic, self.partition, at) for topic, at in offsets.items()])
         except KafkaException as error:
             raise self._failed(error) from error
         self._commit()
@@ -131,15 +139,29 @@ class TransactionalProducer:
         topic, partition, key, value, headers = send
         while True:
             try:
-                if headers:
-                    self._producer.produce(topic, value, key, partition, delivered, headers=list(headers))
-                else:
-                    self._producer.produce(topic, value, key, partition, delivered)
-            except BufferError:  # librdkafka's queue is full: let it send
-                self._check_running()
-                self._producer.poll(0.1)
+                self._producer.produce(topic, value, key, partition, delivered, headers=list(headers) or None)
+            except BufferError:
+                self._make_room()
             else:
                 return
+
+    def _produce_batch(self, topic: str, messages: list[dict[str, Any]]) -> None:
+        """Produce many records in one call: half the cost of a call for each."""
+        while messages:
+            try:
+                self._producer.produce_batch(topic, messages, self.partition)
+            except BufferError:
+                self._make_room()
+                continue
+            # What did not fit is marked, and comes again; records of one key are never in one batch twice.
+            messages = [message for message in messages if message.pop("_error", None) is not None]
+            if messages:
+                self._make_room()
+
+    def _make_room(self) -> None:
+        """Let librdkafka send: its queue is full."""
+        self._check_running()
+        self._producer.poll(0.1)
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is None:
@@ -149,15 +171,6 @@ class TransactionalProducer:
         """Wait until every record is acknowledged, so that the changelog offsets are known before the commit."""
         while self._producer.flush(_CALL_TIMEOUT_S):
             self._check_running()
-
-    def _send_offsets(self, offsets: list[TopicPartition]) -> None:
-        while True:
-            try:
-                self._producer.send_offsets_to_transaction(offsets, self._group, _CALL_TIMEOUT_S)
-            except KafkaException as error:
-                self._raise_unless_retriable(error)
-            else:
-                return
 
     def _commit(self) -> None:
         """Commit. While the outcome is unknown the call is repeated, and the transaction never aborted."""
@@ -171,12 +184,6 @@ class TransactionalProducer:
                 self._check_running()
             else:
                 return
-
-    def _raise_unless_retriable(self, error: KafkaException) -> None:
-        if not error.args[0].retriable():
-            raise error
-        logger.warning("partition %s: the broker is asked again: %s", self.partition, error.args[0].str())
-        self._check_running()
 
     def _check_running(self) -> None:
         if self._stopped:
@@ -205,16 +212,3 @@ class TransactionalProducer:
                 self._check_running()
             else:
                 return
-
-
-def _group_metadata(settings: Settings) -> object:
-    """Return the group that offsets are committed for.
-
-    Without member and generation: the membership is Faust's, and what fences a former owner here is the
-    transactional id.
-    """
-    consumer = confluent_kafka.Consumer(librdkafka_config(settings) | {"group.id": settings.app_id})
-    try:
-        return consumer.consumer_group_metadata()
-    finally:
-        consumer.close()

@@ -53,9 +53,7 @@ class Stream:
         print(f"traffic seed {self.seed}")
         plan = scenario(settings, seed=self.seed, agents=60, late_share=0.01, invalid_share=0.01)
         self._thread = ThreadPoolExecutor(1)
-        self._sent = self._thread.submit(
-            send, settings, plan, paced(_PACE, seconds), self.traffic, lambda sent: None
-        )
+        self._sent = self._thread.submit(send, settings, plan, paced(_PACE, seconds), self.traffic, lambda sent: None)
 
     def wait(self) -> None:
         self._sent.result()
@@ -110,7 +108,9 @@ def _partitions_of(worker: WorkerProcess, settings: Settings) -> set[int]:
     }
 
 
-def test_worker_killed_again_and_again(kafka: str, settings: Callable[..., Settings], start_worker: StartWorker) -> None:
+def test_worker_killed_again_and_again(
+    kafka: str, settings: Callable[..., Settings], start_worker: StartWorker
+) -> None:
     """kill -9 at any moment, then a restart on the same data dir: all windows close, with the exact counts."""
     one = settings(kafka, **_SETTINGS)
     seed = random.SystemRandom().randrange(1 << 32)

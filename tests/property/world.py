@@ -109,7 +109,7 @@ class Broker:
             self.append(send.topic, send.partition, send.key, send.value, send.headers)
         for key, value in changelog_of(transaction).items():
             self.append(TOPICS.changelog, partition, key, value)
-        for topic, offset in transaction.offsets.items():
+        for topic, offset in transaction.record.offsets.items():
             self.committed[topic, partition] = offset
         return len(self.logs[TOPICS.changelog, partition]) - 1
 
