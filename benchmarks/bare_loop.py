@@ -1,10 +1,10 @@
 """The limit: confluent-kafka, orjson and a dict. ``python -m benchmarks.bare_loop [--tuned]``.
 
 What one process could reach if counting were all there is to it: it validates nothing, stores nothing and survives
-nothing. As it is written at first, with librdkafka's defaults, it spends most of its time at rest: whenever the queue of
-fetched records is full, librdkafka waits for a second (``fetch.queue.backoff.ms``). With ``--tuned`` that is 5 ms, as in
-the worker. Reads the same ``FEEDBACK_*`` settings as ours. Once it has counted the whole topic it publishes its windows,
-so that it is checked like the others.
+nothing. As it is written at first, with librdkafka's defaults, it rests most of the time: whenever its queue of fetched
+records is full, librdkafka waits for a second (``fetch.queue.backoff.ms``). With ``--tuned`` that is 5 ms, as in the
+worker. Reads the same ``FEEDBACK_*`` settings as ours. Once it has counted the whole topic it publishes its windows, so
+that it is checked like the others.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ limit  ``python -m                     parses and counts in a dict; stores  all 
        benchmarks.bare_loop``          and closes nothing
 ====== =============================== ==================================== ==========================================
 
-``limit`` is the loop with librdkafka's defaults; ``limit_tuned`` is the same without librdkafka's second of rest whenever
-its queue is full, the one setting that matters to it. Ours is compared with both.
+``limit`` is the loop with librdkafka's defaults; ``limit_tuned`` is the same without librdkafka's second of rest
+whenever its queue is full, the one setting that matters to it. Ours is compared with both.
 
 The clock is the same for all: it starts when the group's first committed offsets are seen, the records that those cover
 are taken off, and both are seen from outside, 20 times a second. At 2,000 events/s the whole input would take stock
@@ -28,8 +28,8 @@ Every peer's published windows are compared with the right totals, which follow 
 turns, in another order each round, and the medians count. On a machine with other work only the ratios mean anything.
 
 The last line on stdout is JSON, ``{"ours": ..., "stock": ..., "limit": ..., "limit_tuned": ..., "ours_to_stock": ...,
-"ours_to_limit": ..., "ours_to_limit_tuned": ...}``, in events per second and as ratios. Exit code 1: ours or the limit failed, or published
-anything but the right totals.
+"ours_to_limit": ..., "ours_to_limit_tuned": ...}``, in events per second and as ratios. Exit code 1: ours or a limit
+failed, or published anything but the right totals.
 """
 
 from __future__ import annotations

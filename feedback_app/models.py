@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, Json, TypeAdapter, ValidationError, with_config
@@ -13,15 +13,14 @@ from typing_extensions import TypedDict
 from feedback_app.core.events import Decoded, Invalid
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
-_ONE_MS = 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _milliseconds(text: str) -> int:
     """Turn an RFC 3339 time with an offset into milliseconds since the epoch, fractions cut off."""
     if not _RFC_3339.fullmatch(text):
         raise ValueError("must be RFC 3339 with an offset, such as 2026-01-31T12:00:00Z")
-    at = datetime.fromisoformat(text.upper())
-    milliseconds = int(at.timestamp()) * 1000 + at.microsecond // 1000
+    milliseconds = (datetime.fromisoformat(text.upper()) - _EPOCH) // timedelta(milliseconds=1)
     if milliseconds < 0:
         raise ValueError("must not lie before 1970")
     return milliseconds

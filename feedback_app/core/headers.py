@@ -8,6 +8,8 @@ from typing import Final
 from feedback_app.core.events import Headers, Origin
 
 _OURS: Final = "feedback-"
+_PARTITIONS: Final = 1 << 31
+_OFFSETS: Final = 1 << 63
 
 
 class Header(StrEnum):
@@ -39,10 +41,12 @@ def origin_of(headers: Headers | None) -> Origin | None:
     """Return the origin that the headers name; None when they name none."""
     named = {name: value or b"" for name, value in headers or ()}
     try:
-        return Origin(
+        origin = Origin(
             named[Header.ORIGIN_TOPIC].decode(),
             int(named[Header.ORIGIN_PARTITION]),
             int(named[Header.ORIGIN_OFFSET]),
         )
     except (KeyError, ValueError):
         return None
+    possible = origin.topic and 0 <= origin.partition < _PARTITIONS and 0 <= origin.offset < _OFFSETS
+    return origin if possible else None
