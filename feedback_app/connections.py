@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from feedback_app.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 #: How long a broker that is up may take to answer.
 ANSWER_S: Final = 10.0
 
-#: Seen just after a topic was made or a group was first used: its leader, or coordinator, is not known or ready yet.
-#: librdkafka does not call all of them retriable.
+#: Seen just after a topic was made, a group was first used, or a process was asleep: a leader, a coordinator or a
+#: connection is not there yet. librdkafka does not call all of them retriable.
 _NOT_YET: Final = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -22,6 +25,9 @@ _NOT_YET: Final = frozenset(
         KafkaError.NOT_COORDINATOR,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._ALL_BROKERS_DOWN,
     }
 )
 
@@ -34,6 +40,10 @@ def _passes(error: BaseException) -> bool:
 answered = retry(retry=retry_if_exception(_passes), stop=stop_after_delay(ANSWER_S), wait=wait_fixed(0.2), reraise=True)
 
 
+def _note(error: KafkaError) -> None:
+    logger.debug("librdkafka: %s", error.str())
+
+
 def librdkafka_config(settings: Settings, **more: Any) -> dict[str, Any]:
     """Return the configuration of a confluent-kafka client; *more* uses ``_`` where librdkafka has ``.``."""
     config: dict[str, Any] = {
@@ -43,6 +53,8 @@ def librdkafka_config(settings: Settings, **more: Any) -> dict[str, Any]:
         # librdkafka would write up to twenty lines a second to stderr while a broker is away; what matters comes back
         # as errors.
         "log_level": 0,
+        # Without this, a fatal error would be raised out of whatever callback runs next; every call reports it anyway.
+        "error_cb": _note,
     }
     if settings.broker_security.uses_sasl and settings.broker_password:
         config["sasl.mechanism"] = settings.broker_sasl_mechanism.value
@@ -57,3 +69,12 @@ def librdkafka_config(settings: Settings, **more: Any) -> dict[str, Any]:
             config[option] = str(path)
     config.update({name.replace("_", "."): value for name, value in more.items()})
     return config
+
+
+def learn_leader(consumer: Consumer, topic: str) -> None:
+    """Let *consumer* find out who leads *topic* now: by itself, librdkafka would take a second after ``assign``."""
+    try:
+        consumer.list_topics(topic, ANSWER_S)
+    except KafkaException as error:
+        # It will find out by itself, or say later what is wrong.
+        logger.debug("the leaders of %s are not known yet: %s", topic, error.args[0].str())

@@ -110,6 +110,12 @@ def create_app(settings: Settings, *, sink: Sink | None = None, clock: Clock | N
         topic_partitions=topics.partitions,
         topic_replication_factor=settings.replication_factor,
         topic_disable_leader=True,
+        # Faust's own pages show tables, streams and routes to whoever asks.
+        web_graph_enabled=False,
+        web_metrics_enabled=False,
+        web_router_enabled=False,
+        web_stats_enabled=False,
+        web_tables_enabled=False,
         web_bind=settings.web_host,
         web_host=_reachable(settings.web_host),
         web_port=settings.web_port,

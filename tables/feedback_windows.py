@@ -164,22 +164,28 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
             if ownership.ready
             for topic, offset in ownership.partition.state.record.offsets.items()
         }
-        if offsets and offsets != self._told:
+        if offsets and offsets != self._told and await self._consumer.tell_group(offsets):
             self._told = offsets
-            await self._consumer.tell_group(offsets)
 
     async def _on_revoked(self, app: Any, revoked: set[TP], **kwargs: Any) -> None:
         await self._release_all()
 
+    async def crash(self, reason: BaseException) -> None:
+        """End the worker: to Faust a table is nobody's child, and its own crash would go unnoticed."""
+        await cast(Service, self.app).crash(reason)
+
     async def on_stop(self) -> None:
         """Give everything up when the worker stops."""
-        await self._tell_offsets()
         await self._release_all()
         await super().on_stop()
 
     async def _release_all(self) -> None:
+        """Give every partition up: finish what is under way, tell the group, and drop all state."""
         if self.app.consumer is not None:
             self._consumer.stop_partitions()
+        ready = [ownership for ownership in self._owned.values() if ownership.ready]
+        await asyncio.gather(*(ownership.partition.settle() for ownership in ready))
+        await self._tell_offsets()
         given_up, self._owned = list(self._owned.values()), {}
         tasks = {task for ownership in given_up for task in ownership.tasks}
         for task in tasks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +22,10 @@ from tables.store import PartitionStore, Position
 
 logger = logging.getLogger(__name__)
 
-#: How long giving a partition up waits for a transaction in flight. Below the shortest session timeout.
-_RELEASE_S: Final = 4.0
+#: How long giving a partition up waits for the step under way, and then for its thread. Together they stay below the
+#: time that members have to give up their partitions in a rebalance (``feedback_app.factory``).
+_SETTLE_S: Final = 3.0
+_RELEASE_S: Final = 1.0
 
 
 class OwnedPartition:
@@ -115,14 +118,26 @@ class OwnedPartition:
         last = self._producer.transact(transaction.sends, self._topics.changelog, transaction.changes, record)
         self.state.persist(transaction, Position(last + 1, self._clock.now_ms(), self._topic_id))
 
-    async def release(self) -> None:
-        """Give the partition up: let the transaction in flight finish, within a deadline, and drop all state."""
-        self._released = True
+    async def settle(self) -> bool:
+        """Wait, within a deadline, until the step under way is committed, and let no other begin.
+
+        Returns:
+            False when the deadline has passed: the step goes on in its thread, and ends or is fenced.
+        """
         try:
-            async with asyncio.timeout(_RELEASE_S):
-                await self._producer.run(lambda: None)
+            async with asyncio.timeout(_SETTLE_S):
+                await self.turn.acquire()
         except TimeoutError:
             logger.warning("partition %s is given up in the middle of a transaction", self.partition)
+            return False
+        return True
+
+    async def release(self) -> None:
+        """Give the partition up: drop its state, and close what it holds."""
+        self._released = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RELEASE_S):
+                await self._producer.run(lambda: None)
         self._producer.stop()
         if self._store is not None:
             self._store.close()

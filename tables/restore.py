@@ -12,7 +12,7 @@ from typing import Final
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from feedback_app.connections import ANSWER_S, answered, librdkafka_config
+from feedback_app.connections import ANSWER_S, answered, learn_leader, librdkafka_config
 from feedback_app.core.clock import Clock
 from feedback_app.core.state import Changes
 from feedback_app.errors import BrokerError, Fenced
@@ -120,7 +120,7 @@ class Restorer:
         stopped: Callable[[], bool],
     ) -> tuple[int, int]:
         """Apply the changelog from *changelog*'s offset to its end; return the records applied and the end."""
-        reader.list_topics(changelog.topic, ANSWER_S)  # or it takes librdkafka a second to find the leader
+        learn_leader(reader, changelog.topic)
         reader.assign([changelog])
         count, answered = 0, time.monotonic()
         while True:

@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
@@ -31,6 +32,7 @@ from feedback_app.transport.source import Batch, PartitionSource
 OpenSource = Callable[[int, Mapping[str, int]], PartitionSource]
 
 _FETCH_S: Final = 0.5
+_TELL_GROUP_S: Final = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -43,18 +45,21 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer.pause(*consumer.assignment())
         await super().on_partitions_assigned(assigned, generation_id)
 
-    async def tell_group(self, offsets: Mapping[TP, int]) -> None:
-        """Commit *offsets* to the group, for lag tools. What fails is told with the next ones."""
-        await self.call_thread(self._tell_group, offsets)
+    async def tell_group(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit *offsets* to the group, for lag tools; return whether it took them."""
+        told: bool = await self.call_thread(self._tell_group, offsets)
+        return told
 
-    async def _tell_group(self, offsets: Mapping[TP, int]) -> None:
+    async def _tell_group(self, offsets: Mapping[TP, int]) -> bool:
         consumer = self._ensure_consumer()
-        known = {tp: offsets[TP(tp.topic, tp.partition)] for tp in consumer.assignment() if tp in offsets}
         try:
-            if known:
-                await consumer.commit(known)
-        except (KafkaError, ValueError) as error:
+            async with asyncio.timeout(_TELL_GROUP_S):
+                await consumer.commit({TopicPartition(*tp): offset for tp, offset in offsets.items()})
+        except (KafkaError, TimeoutError) as error:
+            # A rebalance is under way, say, or the broker is away.
             logger.debug("the group's offsets are not committed: %r", error)
+            return False
+        return True
 
     async def rejoin(self) -> None:
         """Join the group again: every partition is given up and taken over anew."""
@@ -154,10 +159,11 @@ class BatchConsumer(driver.Consumer):
         reading = self._readings.get(partition)
         return reading is not None and await reading.at_the_end()
 
-    async def tell_group(self, offsets: Mapping[TP, int]) -> None:
+    async def tell_group(self, offsets: Mapping[TP, int]) -> bool:
         """See :meth:`ConsumerThread.tell_group`."""
         thread: Any = self._thread
-        await thread.tell_group(offsets)
+        told: bool = await thread.tell_group(offsets)
+        return told
 
     async def rejoin(self) -> None:
         """See :meth:`ConsumerThread.rejoin`."""

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from feedback_app.connections import ANSWER_S, librdkafka_config
+from feedback_app.connections import ANSWER_S, learn_leader, librdkafka_config
 from feedback_app.errors import BrokerError, StateError
 from feedback_app.settings import Settings
 
@@ -83,7 +83,8 @@ class PartitionSource:
             },
             logger=logging.getLogger("feedback_app.librdkafka"),
         )
-        self._consumer.list_topics(next(iter(offsets)), ANSWER_S)  # or it takes librdkafka a second to find the leaders
+        for topic in offsets:
+            learn_leader(self._consumer, topic)
         self._consumer.assign([TopicPartition(topic, partition, at) for topic, at in offsets.items()])
 
     def fetch(self, timeout: float) -> list[Batch]:
