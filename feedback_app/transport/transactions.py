@@ -169,8 +169,14 @@ class TransactionalProducer:
 
     def _flush(self) -> None:
         """Wait until every record is acknowledged, so that the changelog offsets are known before the commit."""
-        while self._producer.flush(_CALL_TIMEOUT_S):
-            self._check_running()
+        try:
+            while self._producer.flush(_CALL_TIMEOUT_S):
+                self._check_running()
+        except SystemError as error:
+            # The binding sets a fatal error (fenced, say) before it runs the delivery callback, which must not be.
+            if isinstance(error.__cause__, KafkaException):
+                raise error.__cause__ from None
+            raise
 
     def _commit(self) -> None:
         """Commit. While the outcome is unknown the call is repeated, and the transaction never aborted."""
