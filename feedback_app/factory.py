@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import gc
+import logging
+import os
 import socket
 import ssl
 from typing import Any, cast
@@ -10,6 +14,7 @@ from typing import Any, cast
 import faust
 from faust.transport.base import Transport
 from faust.types.auth import CredentialsT
+from mode import Service
 
 from agents import feedback as feedback_agent
 from agents.feedback import Folder
@@ -19,7 +24,7 @@ from feedback_app.closing import CloseRules
 from feedback_app.core.clock import Clock, SystemClock
 from feedback_app.core.partitioning import partitioner
 from feedback_app.core.watermark import Lateness
-from feedback_app.errors import SettingsError
+from feedback_app.errors import FeedbackError, SettingsError
 from feedback_app.folding import FoldRules
 from feedback_app.health import Health
 from feedback_app.provisioning import check_database, ensure_topics
@@ -33,8 +38,10 @@ from feedback_app.web.agents import agent_views
 from feedback_app.web.health import health_views
 from feedback_app.web.token import token_guard
 from tables.feedback_windows import FeedbackWindows
-from tables.partition import OwnedPartition
+from tables.partition import OwnedPartition, data_path
 from tables.recovery import SelfRestoringTables
+
+logger = logging.getLogger(__name__)
 
 #: Detecting a dead worker takes this long. Kafka's own default is 45 s.
 _SESSION_S = 10.0
@@ -43,11 +50,40 @@ _REBALANCE_S = 6.0
 
 
 class FeedbackWorker(faust.Worker):
-    """Faust's worker, which checks what it needs before it starts: a failure is one line, without a stack trace."""
+    """Faust's worker, which checks what it needs before it starts, and tells our own errors without a stack trace."""
 
     def execute_from_commandline(self) -> Any:
-        cast(FeedbackApp, self.app).preflight()
-        super().execute_from_commandline()
+        """Run until stopped. An error that we have words for is the last line on stderr, and decides the exit code."""
+        try:
+            self._check_web_address()
+            cast(FeedbackApp, self.app).preflight()
+            super().execute_from_commandline()
+        except FeedbackError as error:
+            failure = error
+        except SystemExit:
+            if not isinstance(self.crash_reason, FeedbackError):
+                raise
+            failure = self.crash_reason
+        failure.show()
+        raise SystemExit(failure.exit_code)
+
+    def _check_web_address(self) -> None:
+        conf = self.app.conf
+        if not conf.web_enabled:
+            return
+
+        async def listen() -> None:
+            server = await asyncio.get_running_loop().create_server(asyncio.Protocol, conf.web_bind, conf.web_port)
+            server.close()
+            await server.wait_closed()
+
+        try:
+            self.loop.run_until_complete(listen())
+        except OSError as error:
+            raise SettingsError(
+                f"FEEDBACK_WEB_HOST={conf.web_bind!r}, FEEDBACK_WEB_PORT={conf.web_port}: can't listen there: "
+                f"{str(error.strerror).rpartition('): ')[2]}; use another port or host"
+            ) from None
 
 
 class FeedbackApp(faust.App):
@@ -66,20 +102,44 @@ class FeedbackApp(faust.App):
         await super().on_stop()
         await self.sink.close()
 
+    async def crash(self, reason: BaseException) -> None:
+        """End the worker: with a stack trace, unless it is an error of ours, which says by itself what is wrong."""
+        if not isinstance(reason, FeedbackError):
+            await super().crash(reason)
+        elif not self.crashed:  # what follows from the first error would hide it
+            logger.critical("%s", reason.message)
+            root = self.beacon.root or self.beacon
+            cast(Service, root.data)._crash(reason)  # mode's crash(), less its stack trace
+
     def preflight(self) -> None:
-        """Make the data dir and missing topics, check what is there, and reach the database.
+        """Take the data dir, make missing topics, check those that are there, and reach the database.
 
         Raises:
             FeedbackError: what is wrong, in one line.
         """
-        data_dir = self.settings.data_dir
-        try:
-            (data_dir / self.settings.app_id).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingsError(f"FEEDBACK_DATA_DIR={str(data_dir)!r}: can't be made: {error.strerror}") from None
+        self._take_data_dir()
         ensure_topics(self.settings, Topics.of(self.settings).specs())
         if isinstance(self.sink, MongoSink):
             check_database(self.settings)
+
+    def _take_data_dir(self) -> None:
+        """Make the data dir, and lock it for as long as the process lives.
+
+        RocksDB locks single partitions only: two workers in one data dir would get in each other's way at some later
+        rebalance.
+        """
+        shown = f"FEEDBACK_DATA_DIR={str(self.settings.data_dir)!r}"
+        tables = data_path(self.settings, 0).parent
+        try:
+            tables.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(os.open(tables / "lock", os.O_RDWR | os.O_CREAT, 0o644), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(f"{shown}: another worker is using it; each worker needs one of its own") from None
+        except OSError as error:
+            raise SettingsError(
+                f"{shown}: can't be used: {error.strerror} ({error.filename or tables}); it must be a folder that this "
+                "user may write to"
+            ) from None
 
 
 def create_app(settings: Settings, *, sink: Sink | None = None, clock: Clock | None = None) -> FeedbackApp:
@@ -192,9 +252,18 @@ def _credentials(settings: Settings) -> CredentialsT | None:
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.broker_ca_file)
+    try:
+        context = ssl.create_default_context(cafile=settings.broker_ca_file)
+    except OSError as error:
+        raise SettingsError(f"FEEDBACK_BROKER_CA_FILE: no certificates in PEM format: {error.strerror}") from None
     if settings.broker_cert_file is not None:
-        context.load_cert_chain(settings.broker_cert_file, settings.broker_key_file)
+        try:
+            context.load_cert_chain(settings.broker_cert_file, settings.broker_key_file)
+        except OSError as error:
+            raise SettingsError(
+                "FEEDBACK_BROKER_CERT_FILE, FEEDBACK_BROKER_KEY_FILE: not a certificate and its key in PEM format: "
+                f"{error.strerror}"
+            ) from None
     return context
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,6 +15,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from feedback_app.errors import SettingsError
 
 PREFIX = "FEEDBACK_"
+
+_BROKER = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 
 _Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[a-zA-Z0-9._-]+$")]
 _Positive = Annotated[int, Field(gt=0)]
@@ -104,19 +107,24 @@ class Settings(BaseSettings):
         scheme, separator, hosts = url.partition("://")
         if not separator or scheme != "kafka":
             raise ValueError("must look like kafka://host:port, more brokers separated by commas")
+        if "@" in hosts:
+            raise ValueError(
+                "must hold no user and password: use FEEDBACK_BROKER_USERNAME and FEEDBACK_BROKER_PASSWORD"
+            )
         for host in hosts.split(","):
-            parts = urlsplit(f"//{host}")
-            if not parts.hostname or parts.path or parts.username or parts.port == 0:
+            match = _BROKER.fullmatch(host)
+            if match is None or not 0 < int(match["port"] or 9092) < 65_536:
                 raise ValueError("must look like kafka://host:port, more brokers separated by commas")
         return url
 
     @field_validator("mongodb_url")
     @classmethod
     def _mongodb_url_acknowledges_writes(cls, url: SecretStr) -> SecretStr:
-        parts = urlsplit(url.get_secret_value())
-        if parts.scheme not in {"mongodb", "mongodb+srv"} or not parts.netloc:
+        parts = _split(url.get_secret_value())
+        if parts is None or parts.scheme not in {"mongodb", "mongodb+srv"} or not parts.netloc:
             raise ValueError("must look like mongodb://host:port or mongodb+srv://host")
-        if any(option.lower() == "w=0" for option in parts.query.split("&")):
+        options = parse_qsl(parts.query.replace(";", "&"))  # the driver takes both
+        if any(name.lower() == "w" and value == "0" for name, value in options):
             raise ValueError("w=0 would lose windows silently: leave w out, it is majority")
         return url
 
@@ -144,9 +152,17 @@ class Settings(BaseSettings):
     def bootstrap_servers(self) -> str:
         """The brokers as ``host:port,host:port``."""
         return ",".join(
-            host if urlsplit(f"//{host}").port else f"{host}:9092"
+            host if (match := _BROKER.fullmatch(host)) and match["port"] else f"{host}:9092"
             for host in self.broker_url.removeprefix("kafka://").split(",")
         )
+
+
+def _split(url: str) -> SplitResult | None:
+    """Split a URL; None when it is none. The library's own message quotes it, and so maybe a password."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -171,6 +187,7 @@ def _explain(error: ValidationError) -> str:
             continue
         field = str(problem["loc"][0])
         annotation = str(Settings.model_fields[field].annotation) if field in Settings.model_fields else ""
-        value = "" if "Secret" in annotation else f"={problem['input']!r}"
+        secret = "Secret" in annotation or "@" in str(problem["input"])
+        value = "" if secret else f"={problem['input']!r}"
         lines.append(f"{PREFIX}{field.upper()}{value}: {message[:1].lower()}{message[1:]}")
     return "\n".join(lines)

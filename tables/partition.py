@@ -155,7 +155,7 @@ def start_offsets(
         StateError: state, offsets and input don't belong together.
     """
     starts = {}
-    for topic, (low, high) in restored.bounds.items():
+    for topic, low in restored.firsts.items():
         stored = state.record.offsets.get(topic)
         committed = restored.committed.get(topic)
         if committed is not None and committed > (stored or 0):
@@ -163,11 +163,6 @@ def start_offsets(
                 f"{topic}[{partition}]: the group {settings.app_id!r} has committed offset {committed}, but the state "
                 f"says {'nothing' if state.is_new else stored}: the changelog {topics.changelog!r} is not the one that "
                 "belongs to the group. Restore it, or start afresh with a new FEEDBACK_APP_ID."
-            )
-        if stored is not None and stored > high:
-            raise StateError(
-                f"{topic}[{partition}]: the state has counted up to offset {stored}, but the topic ends at {high}: "
-                "the topic was made anew. Start afresh with a new FEEDBACK_APP_ID."
             )
         if stored is not None and stored < low and topic == topics.feedback:
             logger.error("%s[%s]: records %s to %s expired before they were read", topic, partition, stored, low - 1)

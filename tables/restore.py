@@ -39,14 +39,14 @@ class Restored:
         offset: the next changelog offset: everything before it is in the store.
         wiped: why the store was started over; empty when it was not.
         committed: the group's committed source offsets, by topic; topics without one are left out.
-        bounds: the first and the end offset of each source topic.
+        firsts: the first offset that each source topic still has.
     """
 
     records: int
     offset: int
     wiped: str
     committed: dict[str, int]
-    bounds: dict[str, tuple[int, int]]
+    firsts: dict[str, int]
 
 
 class Restorer:
@@ -73,9 +73,11 @@ class Restorer:
             BrokerError: the changelog can't be read.
             Fenced: *stopped* said yes.
         """
-        with self._reader() as reader:
+        # Ends are asked for with uncommitted records: the changelog has none once its former owner is fenced, and a
+        # source topic is where it is, whatever is still undecided on it.
+        with self._reader("read_committed") as reader, self._reader("read_uncommitted") as ends:
             changelog = TopicPartition(self._topics.changelog, partition)
-            low, high = self._offsets(reader, changelog)
+            low, high = self._offsets(ends, changelog)
             position = store.position()
             wiped = self._unusable(position, topic_id, low, high)
             if wiped:
@@ -92,8 +94,8 @@ class Restorer:
                 offset=offset,
                 wiped=wiped,
                 committed=self._committed(reader, partition),
-                bounds={
-                    topic: self._offsets(reader, TopicPartition(topic, partition)) for topic in self._topics.sources
+                firsts={
+                    topic: self._offsets(ends, TopicPartition(topic, partition))[0] for topic in self._topics.sources
                 },
             )
 
@@ -164,14 +166,14 @@ class Restorer:
         return low, high
 
     @contextmanager
-    def _reader(self) -> Iterator[confluent_kafka.Consumer]:
+    def _reader(self, isolation: str) -> Iterator[confluent_kafka.Consumer]:
         reader = confluent_kafka.Consumer(
             librdkafka_config(self._settings)
             | {
                 "group.id": self._settings.app_id,  # asked for its offsets; never joined
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
-                "isolation.level": "read_committed",
+                "isolation.level": isolation,
                 "auto.offset.reset": "error",
                 "queued.max.messages.kbytes": 16_384,
                 "fetch.wait.max.ms": 100,

@@ -191,8 +191,6 @@ class BatchConsumer(driver.Consumer):
         """Stay: each partition was sent to its own offset by :meth:`start_partition`, not to a committed one."""
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109  # Faust's
-        # Brings nothing, and tells aiokafka that this member is alive.
-        await super()._getmany(active_partitions, 0)
         try:
             batch = await asyncio.wait_for(self._fetched.get(), timeout)
         except TimeoutError:
@@ -205,6 +203,8 @@ class BatchConsumer(driver.Consumer):
         A rebalance can come between any two steps here. Nothing depends on what is dropped then: a partition takes
         only the batch that continues what it has, and is read from there again otherwise.
         """
+        # Brings nothing, and tells aiokafka that this member is alive, also while it has no partitions.
+        await super()._getmany(self._get_active_partitions(), 0)
         fetched, _ = await self._wait_next_records(timeout)
         for tp, batch in (fetched or {}).items():
             if not self.should_stop and self.flow_active:

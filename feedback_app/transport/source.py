@@ -66,6 +66,8 @@ class PartitionSource:
         #: of transactions follow: they are never handed out.
         self._starts = dict(offsets)
         self._read_to = dict(offsets)
+        #: Where the end of a topic was last met.
+        self._ends: dict[str, int] = {}
         self._consumer = confluent_kafka.Consumer(
             librdkafka_config(settings)
             | {
@@ -114,7 +116,7 @@ class PartitionSource:
             except KafkaException as error:
                 logger.warning("%s[%s]: its end is not known: %s", topic, self.partition, error.args[0].str())
                 return False
-            if read_to < end:
+            if read_to < end or self._ends.get(topic) != read_to:
                 return False
         return True
 
@@ -135,7 +137,7 @@ class PartitionSource:
         if error is None:
             return
         if error.code() == KafkaError._PARTITION_EOF:
-            self._read_to[topic] = max(self._read_to[topic], message.offset() or 0)
+            self._ends[topic] = self._read_to[topic] = max(self._read_to[topic], message.offset() or 0)
         elif error.code() in _PASSING or error.retriable():
             logger.warning("%s: %s", where, error.str())
         elif error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:

@@ -62,7 +62,7 @@ class TransactionalProducer:
                 "linger.ms": 0,
                 "batch.size": 1 << 20,
                 "batch.num.messages": 100_000,
-                "message.max.bytes": 8 << 20,
+                "message.max.bytes": 100 << 20,  # before compression
                 "queue.buffering.max.messages": 500_000,
                 # Committing asks the coordinator again and again while it writes markers: with the default of
                 # 100 ms a commit takes as long.
@@ -153,8 +153,12 @@ class TransactionalProducer:
             except BufferError:
                 self._make_room()
                 continue
-            # What did not fit is marked, and comes again; records of one key are never in one batch twice.
-            messages = [message for message in messages if message.pop("_error", None) is not None]
+            # What was not taken is marked. What did not fit comes again: no key is in one batch twice.
+            failed = [(message, error) for message in messages if (error := message.pop("_error", None)) is not None]
+            for _, error in failed:
+                if error.code() != KafkaError._QUEUE_FULL:
+                    raise KafkaException(error)
+            messages = [message for message, _ in failed]
             if messages:
                 self._make_room()
 

@@ -73,11 +73,16 @@ def test_bytes_go_where_they_are_sent(ready: Settings) -> None:
 def test_what_can_not_be_delivered_is_told(ready: Settings) -> None:
     told: list[FailedDelivery] = []
     publisher = FeedbackPublisher(ready, on_failure=told.append)
-    publisher.publish_bytes(b"a", b"1", partition=PARTITIONS)  # there is no such partition
     publisher.publish_bytes(b"b", b"2", partition=0)
-    with pytest.raises(PublishError, match=r"1 event not delivered.*partition"):
+    try:
+        publisher.publish_bytes(b"a", b"1", partition=PARTITIONS)  # there is no such partition
+    except PublishError as error:  # librdkafka knows the topic already
+        assert "partition" in error.message
         publisher.close()
-    assert [(failed.key, failed.value) for failed in told] == [(b"a", b"1")]
+    else:
+        with pytest.raises(PublishError, match=r"1 event not delivered.*partition"):
+            publisher.close()
+        assert [(failed.key, failed.value) for failed in told] == [(b"a", b"1")]
     assert arrived(ready) == {0: [(b"b", b"2")]}
 
 

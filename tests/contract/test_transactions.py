@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,9 @@ from confluent_kafka import TopicPartition
 
 from feedback_app.connections import librdkafka_config
 from feedback_app.core.clock import ManualClock
-from feedback_app.core.state import OPEN, PARTITION_RECORD_KEY, PartitionRecord, window_key
+from feedback_app.core.state import OPEN, PARTITION_RECORD_KEY, Changes, PartitionRecord, window_key
 from feedback_app.core.transaction import Send
-from feedback_app.errors import Fenced
+from feedback_app.errors import BrokerError, Fenced
 from feedback_app.provisioning import ensure_topics, topic_ids
 from feedback_app.settings import Settings
 from feedback_app.topics import TOMBSTONES_KEPT_MS, Topics
@@ -65,32 +66,43 @@ class Partition:
     def transact(
         self,
         owner: TransactionalProducer,
-        changes: Mapping[bytes, bytes | None],
+        changes: Changes,
         sends: Sequence[Send] = (),
-        offsets: Mapping[str, int] | None = None,
+        record: PartitionRecord | None = None,
     ) -> int:
-        """Let *owner* write *changes* to the changelog, and the rest, in one transaction."""
-        *others, last = [Send(self.topics.changelog, PARTITION, each, value) for each, value in changes.items()]
-        return owner.transact(sends, others, last, offsets or {})
+        """Let *owner* write one transaction, whose last changelog record is the partition record, as always."""
+        last = (PARTITION_RECORD_KEY, (record or PartitionRecord()).encode())
+        return owner.transact(sends, self.topics.changelog, changes, last)
+
+    def commit_offsets(self, offsets: Mapping[str, int]) -> None:
+        """Tell the group *offsets*, by topic."""
+        member = confluent_kafka.Consumer(librdkafka_config(self.settings) | {"group.id": self.settings.app_id})
+        try:
+            told = [TopicPartition(topic, PARTITION, at) for topic, at in offsets.items()]
+            member.commit(offsets=told, asynchronous=False)
+        finally:
+            member.close()
 
     def restore(self, store: PartitionStore, topic_id: str = "") -> Restored:
         restorer = Restorer(self.settings, self.topics, self.clock)
         return restorer.restore(PARTITION, store, topic_id or self.topic_id)
 
-    def read(self, topic: str) -> list[confluent_kafka.Message]:
-        """Return what readers of committed records see on the partition."""
+    def read(self, topic: str, number: int = PARTITION) -> list[confluent_kafka.Message]:
+        """Return what readers of committed records see on a partition."""
         config = {"group.id": "reader", "isolation.level": "read_committed", "enable.partition.eof": True}
         reader = confluent_kafka.Consumer(librdkafka_config(self.settings) | config)
         try:
-            reader.assign([TopicPartition(topic, PARTITION, 0)])
+            reader.assign([TopicPartition(topic, number, 0)])
             seen: list[confluent_kafka.Message] = []
-            while True:
-                (message,) = reader.consume(1, 10) or pytest.fail("the broker does not answer")
-                error = message.error()
-                if error is not None:
-                    assert error.code() == confluent_kafka.KafkaError._PARTITION_EOF
-                    return seen
-                seen.append(message)
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                for message in reader.consume(1, 1):
+                    error = message.error()
+                    if error is None:
+                        seen.append(message)
+                    elif error.code() == confluent_kafka.KafkaError._PARTITION_EOF:
+                        return seen
+            pytest.fail(f"{topic}[{number}] can't be read to its end")
         finally:
             reader.close()
 
@@ -147,8 +159,9 @@ def test_a_transaction_is_there_as_a_whole(partition: Partition) -> None:
         Send(partition.topics.late, PARTITION, b"key", b"value", [("trace", b"\x00\xff"), ("trace", b"again")]),
         Send(partition.topics.late, PARTITION, None, b"", [("empty", b"")]),
         Send(partition.topics.dead_letter, PARTITION, b"", None),
+        Send(partition.topics.repartition, 0, b"elsewhere", b"x"),
     ]
-    partition.transact(owner, {key(1): b"one"}, sends)
+    partition.transact(owner, {key(1): b"one", key(2): None}, sends)
     late = partition.read(partition.topics.late)
     assert [(message.key(), message.value(), message.headers()) for message in late] == [
         (b"key", b"value", [("trace", b"\x00\xff"), ("trace", b"again")]),
@@ -156,17 +169,55 @@ def test_a_transaction_is_there_as_a_whole(partition: Partition) -> None:
     ]
     (dead,) = partition.read(partition.topics.dead_letter)
     assert (dead.key(), dead.value()) == (b"", None)
-    assert [message.key() for message in partition.read(partition.topics.changelog)] == [key(1)]
+    assert partition.read(partition.topics.repartition) == []
+    assert [message.key() for message in partition.read(partition.topics.repartition, 0)] == [b"elsewhere"]
+    assert [(message.key(), message.value()) for message in partition.read(partition.topics.changelog)] == [
+        (key(1), b"one"),
+        (key(2), None),
+        (PARTITION_RECORD_KEY, PartitionRecord().encode()),
+    ]
 
 
+# changelog      0    1    2     C     3    4    C
+# told                      2               4
 def test_a_transaction_tells_the_offset_of_its_last_changelog_record(partition: Partition) -> None:
     owner = partition.owner()
     answers = [
         partition.transact(owner, {key(1): b"one", key(2): b"two"}),
         partition.transact(owner, {key(3): b"three"}, [Send(partition.topics.late, PARTITION, None, b"")]),
+        partition.transact(owner, {}),
     ]
-    offsets = [message.offset() for message in partition.read(partition.topics.changelog)]
-    assert answers == [offsets[1], offsets[2]]
+    written = [(message.key(), message.offset()) for message in partition.read(partition.topics.changelog)]
+    assert answers == [offset for key, offset in written if key == PARTITION_RECORD_KEY]
+    assert [key for key, _ in written] == [
+        *(key(1), key(2), PARTITION_RECORD_KEY),
+        *(key(3), PARTITION_RECORD_KEY),
+        PARTITION_RECORD_KEY,
+    ]
+
+
+def test_more_than_fits_into_the_producers_queue_is_written(
+    partition: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _configure(monkeypatch, {"queue.buffering.max.messages": 10})
+    changes: Changes = {key(number): b"%d" % number for number in range(100)}
+    sends = [Send(partition.topics.late, PARTITION, b"%d" % number, None, [("h", b"x")]) for number in range(50)]
+    sends += [Send(partition.topics.aggregates, PARTITION, b"%d" % number, b"") for number in range(50)]
+    partition.transact(partition.owner(), changes, sends)
+    for topic in (partition.topics.late, partition.topics.aggregates):
+        assert sorted(int(message.key() or b"") for message in partition.read(topic)) == list(range(50))
+    assert [message.key() for message in partition.read(partition.topics.changelog)] == [*changes, PARTITION_RECORD_KEY]
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("headers", [[], [("h", b"x")]])
+def test_what_can_not_be_produced_is_told(
+    partition: Partition, monkeypatch: pytest.MonkeyPatch, headers: list[tuple[str, bytes]]
+) -> None:
+    _configure(monkeypatch, {"message.max.bytes": 2_000})
+    owner = partition.owner()
+    with pytest.raises(BrokerError, match=r"(?i)message size too large"):
+        partition.transact(owner, {}, [Send(partition.topics.late, PARTITION, None, bytes(5_000), headers)])
 
 
 def test_an_input_record_of_any_size_fits_into_a_transaction(partition: Partition) -> None:
@@ -178,20 +229,9 @@ def test_an_input_record_of_any_size_fits_into_a_transaction(partition: Partitio
     source.produce(partition.topics.feedback, value, partition=PARTITION)
     assert source.flush(10) == 0
     assert [len(message.value() or b"") for message in partition.read(partition.topics.feedback)] == [len(value)]
-    letter = Send(partition.topics.dead_letter, PARTITION, None, value)
+    letter = Send(partition.topics.dead_letter, PARTITION, None, value, [("feedback-error", b"not JSON")])
     partition.transact(partition.owner(), {key(1): b"one"}, [letter])
     assert [len(message.value() or b"") for message in partition.read(partition.topics.dead_letter)] == [len(value)]
-
-
-def test_source_offsets_are_committed_with_the_transaction(partition: Partition) -> None:
-    owner, feedback = partition.owner(), partition.topics.feedback
-    assert partition.restore(partition.store("before")).committed == {}
-    partition.transact(owner, {key(1): b"one"}, offsets={feedback: 17})
-    assert partition.restore(partition.store("one")).committed == {feedback: 17}
-    partition.transact(owner, {key(1): b"two"}, offsets={feedback: 19, partition.topics.repartition: 4})
-    assert partition.restore(partition.store("both")).committed == {feedback: 19, partition.topics.repartition: 4}
-    partition.transact(owner, {key(1): b"three"})
-    assert partition.restore(partition.store("none")).committed == {feedback: 19, partition.topics.repartition: 4}
 
 
 # -- fencing -------------------------------------------------------------------------------------------------------
@@ -199,22 +239,19 @@ def test_source_offsets_are_committed_with_the_transaction(partition: Partition)
 
 # former     fence  tx          tx: Fenced
 # later                  fence                tx
-def test_a_former_owner_can_write_nothing(partition: Partition) -> None:
+@pytest.mark.parametrize("records", [0, 1, 2_000])
+def test_a_former_owner_can_write_nothing(partition: Partition, records: int) -> None:
     former = partition.owner()
-    partition.transact(former, {key(1): b"former's"}, offsets={partition.topics.feedback: 5})
+    partition.transact(former, {key(1): b"former's"})
     later = partition.owner()
-    with pytest.raises(Fenced):
-        partition.transact(
-            former,
-            {key(1): b"zombie's"},
-            [Send(partition.topics.late, PARTITION, None, b"zombie's")],
-            {partition.topics.feedback: 99},
-        )
-    with pytest.raises(Fenced):
-        partition.transact(former, {key(1): b"zombie's again"})
-    partition.transact(later, {key(2): b"later's"}, offsets={partition.topics.feedback: 6})
+    changes: Changes = {key(number): b"zombie's" for number in range(records)}
+    late = [Send(partition.topics.late, PARTITION, None, b"zombie's")] * records
+    for _ in range(2):
+        with pytest.raises(Fenced, match=f"partition {PARTITION}: another worker has taken over"):
+            partition.transact(former, changes, late)
+    partition.transact(later, {key(2): b"later's"})
     store = partition.store()
-    assert partition.restore(store).committed == {partition.topics.feedback: 6}
+    partition.restore(store)
     assert contents(store) == {1: b"former's", 2: b"later's"}
     assert partition.read(partition.topics.late) == []
 
@@ -231,7 +268,7 @@ def test_owners_of_other_partitions_and_applications_are_left_alone(
     for other in others:
         other.fence()
     partition.transact(owner, {key(1): b"one"})
-    assert len(partition.read(partition.topics.changelog)) == 1
+    assert len(partition.read(partition.topics.changelog)) == 2
 
 
 def test_what_a_crashed_owner_left_open_is_settled_by_the_next(partition_on_kafka: Partition) -> None:
@@ -245,7 +282,7 @@ def test_what_a_crashed_owner_left_open_is_settled_by_the_next(partition_on_kafk
     store = partition.store()
     assert partition.restore(store).records == 0
     partition.transact(owner, {key(2): b"two"})
-    assert partition.restore(store).records == 1
+    assert partition.restore(store).records == 2
     assert contents(store) == {2: b"two"}
 
 
@@ -265,14 +302,14 @@ async def test_a_call_that_waits_for_a_broker_that_is_gone_ends_when_the_partiti
 # -- restoring -----------------------------------------------------------------------------------------------------
 
 
-# changelog   1 2 C   3 C                  C: a control record, which no reader is handed
-# restored    |---------|
-# position               ^ the end, past the last C
+# changelog   1 2 p C 2 p C                p: the partition record; C: a control record, which no reader is handed
+# restored    |-----------|
+# position                 ^ the end, past the last C
 def test_a_fresh_store_gets_all_that_was_committed(partition: Partition) -> None:
     owner = partition.owner()
     record = PartitionRecord(watermark=5, floor=3, offsets={partition.topics.feedback: 2})
     partition.transact(owner, {key(1): b"one", key(2): b"two"})
-    last = partition.transact(owner, {key(2): b"2", PARTITION_RECORD_KEY: record.encode()})
+    last = partition.transact(owner, {key(2): b"2"}, record=record)
     store = partition.store()
     restored = partition.restore(store)
     assert contents(store) == {1: b"one", 2: b"2"}
@@ -280,7 +317,7 @@ def test_a_fresh_store_gets_all_that_was_committed(partition: Partition) -> None
     end = partition.end(partition.topics.changelog)
     assert end > last
     assert store.position() == Position(end, START_MS, partition.topic_id)
-    assert (restored.records, restored.offset, restored.wiped) == (4, end, "")
+    assert (restored.records, restored.offset, restored.wiped) == (5, end, "")
 
 
 def test_an_empty_changelog_is_restored_too(partition: Partition) -> None:
@@ -289,14 +326,20 @@ def test_an_empty_changelog_is_restored_too(partition: Partition) -> None:
     restored = partition.restore(store)
     assert (restored.records, restored.offset, restored.wiped, restored.committed) == (0, 0, "", {})
     assert store.position() == Position(0, START_MS, partition.topic_id)
-    assert restored.bounds == {partition.topics.feedback: (0, 0), partition.topics.repartition: (0, 0)}
+    assert restored.firsts == {partition.topics.feedback: 0, partition.topics.repartition: 0}
 
 
-def test_the_bounds_of_the_sources_are_told(partition: Partition) -> None:
+def test_where_the_sources_begin_is_told(partition: Partition) -> None:
     partition.produce(3, together=False)
     partition.owner()
-    bounds = partition.restore(partition.store()).bounds
-    assert bounds == {partition.topics.feedback: (0, 3), partition.topics.repartition: (0, 0)}
+    firsts = partition.restore(partition.store()).firsts
+    assert firsts == {partition.topics.feedback: 0, partition.topics.repartition: 0}
+
+
+def test_the_groups_offsets_are_told(partition: Partition) -> None:
+    assert partition.restore(partition.store("before")).committed == {}
+    partition.commit_offsets({partition.topics.feedback: 17})
+    assert partition.restore(partition.store("after")).committed == {partition.topics.feedback: 17}
 
 
 # feedback      [0 1 2][3 4 5 6]          two batches, all counted
@@ -305,9 +348,8 @@ def test_a_partition_whose_sources_are_read_to_their_end_can_be_taken_over(parti
     partition.produce(3, together=True)
     partition.produce(4, together=True)
     record = PartitionRecord(offsets={partition.topics.feedback: 7})
-    partition.transact(
-        partition.owner(), {PARTITION_RECORD_KEY: record.encode()}, offsets={partition.topics.feedback: 7}
-    )
+    partition.transact(partition.owner(), {}, record=record)
+    partition.commit_offsets({partition.topics.feedback: 7})
     partition.owner()
     store = partition.store()
     restored = partition.restore(store)
@@ -320,16 +362,16 @@ def test_only_what_is_new_is_read_again(partition: Partition) -> None:
     owner = partition.owner()
     partition.transact(owner, {key(number): b"old" for number in range(5)})
     store = partition.store()
-    assert partition.restore(store).records == 5
+    assert partition.restore(store).records == 6
     partition.transact(owner, {key(4): b"new", key(5): b"new"})
     restored = partition.restore(store)
-    assert (restored.records, restored.wiped) == (2, "")
+    assert (restored.records, restored.wiped) == (3, "")
     assert contents(store) == dict.fromkeys(range(4), b"old") | {4: b"new", 5: b"new"}
     assert restored.offset == partition.end(partition.topics.changelog)
 
 
-# changelog      1 C
-# position        ^ as a commit leaves it: after the last record, before its control record
+# changelog      1 p C
+# position          ^ as a commit leaves it: after the last record, before its control record
 def test_a_store_that_has_followed_every_commit_has_nothing_to_read(partition: Partition) -> None:
     last = partition.transact(partition.owner(), {key(1): b"one"})
     store = partition.store()
@@ -404,7 +446,7 @@ def test_a_store_beyond_the_changelogs_end_is_started_over(partition: Partition,
     result = partition.restore(restored)
     assert result.wiped == f"the data dir is at offset {end + 1}, beyond the changelog's end {end}"
     assert contents(restored) == {1: b"one", 2: b"two"}
-    assert (result.records, restored.position()) == (2, Position(end, START_MS, partition.topic_id))
+    assert (result.records, restored.position()) == (3, Position(end, START_MS, partition.topic_id))
 
 
 def test_a_store_of_another_changelog_of_that_name_is_started_over(
@@ -435,8 +477,14 @@ def test_a_store_that_was_started_over_goes_on_from_there(partition: Partition, 
     partition.restore(restored, "another id")
     partition.transact(partition.owner(), {key(3): b"three"})
     result = partition.restore(restored, "another id")
-    assert (result.records, result.wiped) == (1, "")
+    assert (result.records, result.wiped) == (2, "")
     assert contents(restored) == {1: b"one", 2: b"two", 3: b"three"}
+
+
+def _configure(monkeypatch: pytest.MonkeyPatch, config: Mapping[str, int]) -> None:
+    """Give the producers that are made from now on another configuration."""
+    made = confluent_kafka.Producer
+    monkeypatch.setattr(confluent_kafka, "Producer", lambda given, **more: made(given | config, **more))
 
 
 def _raw_owner(partition: Partition) -> confluent_kafka.Producer:

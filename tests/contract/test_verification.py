@@ -117,8 +117,8 @@ class Scribe:
         for send in transaction.sends:
             headers: Any = [(str(name), value) for name, value in send.headers]
             producer.produce(send.topic, send.value, send.key, send.partition, headers=headers)
-        if transaction.offsets:
-            offsets = [TopicPartition(topic, partition, offset) for topic, offset in transaction.offsets.items()]
+        if transaction.record.offsets:
+            offsets = [TopicPartition(topic, partition, offset) for topic, offset in transaction.record.offsets.items()]
             producer.send_offsets_to_transaction(offsets, self.group, 20)
         producer.commit_transaction(20)
         state.record = transaction.record

@@ -30,7 +30,7 @@ def aggregate_of(counted: list[Counted]) -> Aggregate:
 
 
 def content(aggregate: Aggregate) -> dict[str, Any]:
-    return {name: getattr(aggregate, name) for name in Aggregate.__slots__}
+    return {name: getattr(aggregate, name) for name in ("count", *Aggregate.__slots__)}
 
 
 def counted_events(tags: int) -> st.SearchStrategy[Counted]:
@@ -158,12 +158,18 @@ def test_the_checksum_tells_records_of_other_partitions_and_topics_apart() -> No
     assert len({origin_checksum(seed, offset) for seed in seeds for offset in range(100)}) == 1_600
 
 
-def test_the_checksum_of_the_largest_offset_still_fits_the_databases_integers() -> None:
+def test_the_checksum_of_two_thousand_million_events_still_fits_the_databases_integers() -> None:
     aggregate = Aggregate()
-    aggregate.checksum = 2**63 - 1
-    aggregate.add(event(), 1_000, origin_checksum(_SEED, 2**63 - 1))
-    assert 0 <= aggregate.checksum < 2**63
-    assert Aggregate.decode(aggregate.encode()).checksum == aggregate.checksum
+    aggregate.checksum = (2**31 - 1) * (2**32 - 1)
+    aggregate.add(event(), 1_000, 2**32 - 1)
+    assert aggregate.checksum < 2**63
+    assert Aggregate.decode(aggregate.encode()).checksum == 2**31 * (2**32 - 1)
+
+
+@hypothesis_settings(deadline=None)
+@given(st.integers(0, 2**63 - 1))
+def test_a_records_share_of_the_checksum_has_32_bits(offset: int) -> None:
+    assert 0 <= origin_checksum(_SEED, offset) < 2**32
 
 
 def test_a_copy_is_independent() -> None:

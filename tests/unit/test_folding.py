@@ -166,7 +166,18 @@ def test_events_are_counted_in_their_windows() -> None:
     assert second.checksum == checksum(7)
     assert transaction.changes == {key: value.encode() for key, value in transaction.aggregates.items()}
     assert transaction.sends == []
-    assert fold.tally == Tally(counted=3)
+    assert fold.tally == Tally()
+
+
+# event time  999|1,000    and back again
+def test_events_at_the_bounds_of_windows_are_counted_in_their_own() -> None:
+    times = [999, 1_000, 999, 1_999, 2_000, 1_000]
+    _, transaction = folded(State(), *(record(event(time_ms), offset) for offset, time_ms in enumerate(times)))
+    assert {key: (value.count, value.first, value.last) for key, value in transaction.aggregates.items()} == {
+        open_key(1_000): (2, 999, 999),
+        open_key(2_000): (3, 1_000, 1_999),
+        open_key(3_000): (1, 2_000, 2_000),
+    }
 
 
 def test_agents_are_counted_apart() -> None:
@@ -180,14 +191,13 @@ def test_agents_are_counted_apart() -> None:
 def test_the_next_offsets_and_the_watermark_go_into_the_record() -> None:
     state = State(PartitionRecord(offsets={"feedback": 5, "feedback-repartition": 9}))
     _, transaction = folded(state, record(event(5_000), 5), record(event(4_000), 8))
-    assert transaction.offsets == {"feedback": 9}
     assert transaction.record.offsets == {"feedback": 9, "feedback-repartition": 9}
     assert (transaction.record.watermark, transaction.record.floor) == (4_900, 2_900)
 
 
 def test_offsets_move_past_records_that_are_not_counted() -> None:
     _, transaction = folded(State(), record(b"{", 0), record(None, 4), record(event(5, "agent-1"), 6))
-    assert transaction.offsets == {"feedback": 7}
+    assert transaction.record.offsets == {"feedback": 7}
     assert transaction.changes == {}
 
 
@@ -196,7 +206,7 @@ def test_both_sources_go_into_one_transaction() -> None:
     add(fold, [record(event(10), 3)])
     add(fold, [record(event(20), 8, TOPICS.repartition)])
     transaction = fold.transaction()
-    assert transaction.offsets == {"feedback": 4, "feedback-repartition": 9}
+    assert transaction.record.offsets == {"feedback": 4, "feedback-repartition": 9}
     assert transaction.aggregates[open_key(1_000)].count == 2
 
 
@@ -204,7 +214,7 @@ def test_an_empty_slice_changes_nothing() -> None:
     fold = Fold(State(), RULES, NOW)
     fold.add("feedback", 0, [], [])
     transaction = fold.transaction()
-    assert (transaction.changes, transaction.offsets, transaction.sends) == ({}, {}, [])
+    assert (transaction.changes, transaction.aggregates, transaction.sends) == ({}, {}, [])
     assert transaction.record == PartitionRecord(history=(SizeChange(SIZE, {}),))
 
 
@@ -246,7 +256,7 @@ def test_a_new_window_size_is_noted_with_the_offsets_before_the_fold() -> None:
 @pytest.mark.parametrize(("timestamp", "late"), [(0, True), (2_000, True), (2_999, True), (3_000, False)])
 def test_a_window_that_ends_at_or_below_the_floor_is_final(timestamp: int, late: bool) -> None:
     fold, transaction = folded(State(due(5_000, 3_000)), record(event(timestamp)))
-    assert fold.tally == (Tally(late=1) if late else Tally(counted=1))
+    assert fold.tally == (Tally(late=1) if late else Tally())
     assert [send.topic for send in transaction.sends] == (["late"] if late else [])
     assert bool(transaction.changes) is not late
 
@@ -285,7 +295,13 @@ def test_a_late_event_above_the_floor_reopens_its_closed_window() -> None:
     assert (aggregate.count, aggregate.revision, aggregate.first, aggregate.last) == (4, 1, 3_100, 3_600)
     assert aggregate.checksum == 50 + checksum(8) + checksum(9)
     assert list(transaction.changes) == [open_key(4_000)]
-    assert fold.tally == Tally(counted=2)
+    assert fold.tally == Tally()
+
+
+def test_a_window_that_ends_at_the_watermark_may_be_closed_already() -> None:
+    state = State(due(4_000), {closed_key(4_000): counted(3_100).encode()})
+    _, transaction = folded(state, record(event(3_500)))
+    assert (transaction.aggregates[open_key(4_000)].count, transaction.aggregates[open_key(4_000)].revision) == (2, 1)
 
 
 def test_a_window_is_reopened_as_often_as_it_was_closed() -> None:
@@ -317,9 +333,18 @@ def test_an_event_is_judged_by_the_floor_that_those_before_it_have_left() -> Non
     fold, transaction = folded(
         State(), record(event(500), 0), record(event(9_000), 1), record(event(500), 2), record(event(7_500), 3)
     )
-    assert fold.tally == Tally(counted=3, late=1)
+    assert fold.tally == Tally(late=1)
     assert dict(transaction.sends[0].headers)["feedback-origin-offset"] == b"2"
     assert transaction.aggregates[open_key(1_000)].count == 1
+
+
+# highest      5,099 -> floor 2,999       5,100 -> floor 3,000
+# window       ]3,000 takes an event      is final
+@pytest.mark.parametrize(("highest", "late"), [(5_099, 0), (5_100, 1), (6_099, 1), (6_100, 1)])
+def test_the_floor_moves_over_the_end_of_a_window_within_a_slice(highest: int, late: int) -> None:
+    fold, transaction = folded(State(), record(event(100), 0), record(event(highest), 1), record(event(2_999), 2))
+    assert fold.tally == Tally(late=late)
+    assert (open_key(3_000) in transaction.changes) != bool(late)
 
 
 def test_a_late_event_says_the_watermark_that_made_it_late() -> None:
@@ -392,13 +417,22 @@ def test_the_future_begins_by_the_brokers_clock_where_it_has_stamped_the_record(
 ) -> None:
     value = b'{"feedbackId":"f","agentId":"agent-0","userId":"u","rating":"positive","timestamp":%d}' % timestamp
     fold, transaction = folded(State(), record(value, timestamp=40_000, timestamp_type=timestamp_type))
-    assert fold.tally == (Tally(counted=1) if accepted else Tally(invalid=1))
+    assert fold.tally == (Tally() if accepted else Tally(invalid=1))
     if not accepted:
         (send,) = transaction.sends
         assert send.topic == "dead"
         assert dict(send.headers)["feedback-error"] == b"timestamp: lies in the future"
         assert transaction.record.watermark == BEGINNING, "one bad clock must not close everybody's windows"
         assert fold.items == []
+
+
+# broker's clock      50,000   40,000      it can go back: another broker leads, or it was set right
+# event time                   45,000
+def test_each_record_is_measured_by_its_own_time_though_the_brokers_clock_goes_back() -> None:
+    early, late = record(event(1), 0, timestamp=50_000), record(event(45_000), 1, timestamp=40_000)
+    _, together = folded(State(), early, late)
+    _, alone = folded(State(), late)
+    assert [send.topic for send in together.sends] == [send.topic for send in alone.sends] == ["dead"]
 
 
 # -- misplaced -----------------------------------------------------------------------------------------------------
@@ -442,7 +476,7 @@ def test_a_forwarded_event_counts_by_the_origin_in_its_headers() -> None:
     fold, transaction = folded(State(), record(event(500), 17, TOPICS.repartition, headers=headers))
     assert transaction.aggregates[open_key(1_000)].checksum == checksum(99, "feedback", 1)
     assert fold.items[0]["origin"] == {"topic": "feedback", "partition": 1, "offset": 99}
-    assert transaction.offsets == {"feedback-repartition": 18}
+    assert transaction.record.offsets == {"feedback-repartition": 18}
 
 
 def test_origins_in_headers_are_trusted_on_the_repartition_topic_alone() -> None:
@@ -508,14 +542,16 @@ def test_items_can_be_left_out() -> None:
     rules = FoldRules(0, RULES.partition_of, TOPICS, SIZE, RULES.lateness, MAX_FUTURE, keep_items=False)
     fold, _ = folded(State(due(5_000, 3_000)), record(event(2_500), 0), record(event(6_000), 1), rules=rules)
     assert fold.items == []
-    assert fold.tally == Tally(counted=1, late=1)
+    assert fold.tally == Tally(late=1)
 
 
 # -- cuts ----------------------------------------------------------------------------------------------------------
 
+#: Sizes, grace and retention are multiples of 100: so are all the times at which anything happens.
+_TIMES = st.builds(lambda hundreds, off: max(0, 100 * hundreds + off), st.integers(0, 120), st.sampled_from([-1, 0, 1]))
 _EVENTS = st.builds(
     event,
-    st.integers(0, 20_000) | st.just(NOW + MAX_FUTURE + 1),
+    _TIMES | st.sampled_from([NOW + MAX_FUTURE, NOW + MAX_FUTURE + 1]),
     st.sampled_from(["agent-0", "agent-1", "agent-2"]),
     score=st.sampled_from([None, 1, 5]),
     tags=st.sampled_from([None, ["a"], ["b", "$c"]]),
@@ -555,8 +591,9 @@ def inputs(draw: st.DrawFn) -> list[Record]:
 @st.composite
 def states(draw: st.DrawFn) -> State:
     """Committed state: some windows open, and of those that are due and above the floor some closed before."""
-    watermark = draw(st.integers(BEGINNING, 8_000))
-    floor = draw(st.integers(BEGINNING, watermark))
+    watermark, floor = sorted(draw(st.tuples(_TIMES, _TIMES)), reverse=True)
+    if draw(st.booleans()):
+        floor = BEGINNING
     state = State(due(watermark, floor))
     for end in draw(st.sets(st.sampled_from(range(SIZE, 12_000, SIZE)), max_size=6)):
         if end > floor and draw(st.booleans()):
@@ -579,7 +616,7 @@ class Outcome:
 def fold_in_cuts(start: State, records: list[Record], cut_after: set[int], commit_after: set[int]) -> Outcome:
     """Fold *records* with a new slice after each index in *cut_after*, a new transaction after *commit_after*."""
     state = State(start.record, start.values.copy())
-    outcome = Outcome(state, [], [], dict.fromkeys(("counted", "forwarded", "late", "invalid"), 0))
+    outcome = Outcome(state, [], [], dict.fromkeys(("forwarded", "late", "invalid"), 0))
 
     def commit(fold: Fold) -> None:
         transaction = fold.transaction()
@@ -616,5 +653,39 @@ def test_how_records_are_cut_into_slices_and_transactions_changes_nothing(
 ) -> None:
     whole = fold_in_cuts(start, records, set(), set())
     assert fold_in_cuts(start, records, cut_after, commit_after) == whole
-    assert sum(whole.tally.values()) == len(records)
-    assert len(whole.sends) == len(records) - whole.tally["counted"]
+    counted = sum(Aggregate.decode(value).count for value in whole.state.values.values())
+    before = sum(Aggregate.decode(value).count for value in start.values.values())
+    reopened = sum(
+        Aggregate.decode(start.values[CLOSED + key[1:]]).count
+        for key in whole.state.values.keys() - start.values.keys()
+        if CLOSED + key[1:] in start.values
+    )
+    assert counted - before - reopened + sum(whole.tally.values()) == len(records)
+    assert len(whole.sends) == sum(whole.tally.values())
+
+
+@hypothesis_settings(deadline=None, max_examples=300)
+@given(states(), st.lists(_TIMES | st.just(NOW + MAX_FUTURE + 1), max_size=20))
+def test_each_event_goes_where_the_contract_says(start: State, times: list[int]) -> None:
+    """The contract in plain words, one event after the other, against the loop that works out as little as it can."""
+    watermark, floor = start.record.watermark, start.record.floor
+    places: list[object] = []
+    for time_ms in times:
+        end = time_ms // SIZE * SIZE + SIZE
+        if time_ms > NOW + MAX_FUTURE:
+            places.append("dead")
+        elif end <= floor:
+            places.append("late")
+        else:
+            places.append(end)
+            if time_ms - 100 > watermark:
+                watermark = time_ms - 100
+                floor = max(floor, watermark - 2_000)
+    _, transaction = folded(start, *(record(event(time_ms), offset) for offset, time_ms in enumerate(times)))
+    set_aside = {int(dict(send.headers)["feedback-origin-offset"] or b""): send.topic for send in transaction.sends}
+    assert set_aside == {offset: place for offset, place in enumerate(places) if isinstance(place, str)}
+    for end in {place for place in places if isinstance(place, int)}:
+        before = start.aggregate(open_key(end)) or start.aggregate(closed_key(end)) or Aggregate()
+        assert transaction.aggregates[open_key(end)].count == before.count + places.count(end)
+    assert len(transaction.changes) == len({place for place in places if isinstance(place, int)})
+    assert (transaction.record.watermark, transaction.record.floor) == (watermark, floor)

@@ -58,6 +58,7 @@ def test_open_closed_and_the_record_never_mix() -> None:
         lowest, highest = ends_after(prefix, BEGINNING), ends_after(prefix, latest)
         assert lowest <= window_key(prefix, "\U0010ffff" * 128, latest, latest) < highest
         assert not lowest <= PARTITION_RECORD_KEY < highest
+        assert not PARTITION_RECORD_KEY.startswith(prefix)
     assert ends_after(CLOSED, latest) < ends_after(OPEN, BEGINNING)
 
 

@@ -1,0 +1,110 @@
+"""The commands on the application, and the demo, each as a process of its own: output, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from feedback_app.settings import PREFIX, Settings
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(embedded_broker: str, settings: Callable[..., Settings], tmp_path: Path) -> Run:
+    """Return ``run("topics", "--check", FEEDBACK_PARTITIONS="3")``: a command on topics of this test's own."""
+    ours = settings(embedded_broker, data_dir=tmp_path / "data")
+    environment = {
+        "BROKER_URL": embedded_broker,
+        "MONGODB_URL": ours.mongodb_url.get_secret_value(),
+        "MONGODB_DATABASE": ours.mongodb_database,
+        "APP_ID": ours.app_id,
+        "TOPIC_PREFIX": ours.topic_prefix,
+        "DATA_DIR": str(ours.data_dir),
+        "GRACE_MS": "1000",
+    }
+
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "faust", "-A", "feedback_app", *arguments]
+        env = {**os.environ, **{PREFIX + name: value for name, value in environment.items()}, **more}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=60)
+
+    return run
+
+
+def last_line(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    answer: dict[str, Any] = orjson.loads(result.stdout.splitlines()[-1])
+    return answer
+
+
+def test_simulate_makes_topics_and_says_what_it_sent_and_verify_waits_for_a_worker(run: Run) -> None:
+    before = run("topics", "--check", "--json")
+    assert before.returncode == 1
+    assert {topic["partitions"] for topic in last_line(before)["topics"]} == {0}
+    assert run("topics").returncode == 0
+
+    sent = run("simulate", "--events", "2000", "--seed", "3", "--json")
+    assert sent.returncode == 0, sent.stderr
+    totals = last_line(sent)
+    assert totals["produced"] == totals["counted"] + totals["late"] + totals["invalid"] == 2_000
+    assert totals["seed"] == 3
+    assert "2000/2000" in sent.stderr
+
+    paced = run("simulate", "--rate", "200", "--seconds", "1", "--late-share", "0", "--invalid-share", "0")
+    assert paced.returncode == 0, paced.stderr
+    assert "counted  200\n" in paced.stdout
+
+    assert run("topics", "--check").returncode == 0
+    undecided = run("verify", "--json")
+    assert undecided.returncode == 2
+    assert last_line(undecided)["verified"] is False
+    assert "2200 records" in last_line(undecided)["reason"]
+
+    mismatch = run("topics", "--check", FEEDBACK_PARTITIONS="3")
+    assert mismatch.returncode == 1
+    assert "set FEEDBACK_PARTITIONS=8 or use another FEEDBACK_TOPIC_PREFIX" in mismatch.stdout
+    refused = run("simulate", FEEDBACK_PARTITIONS="3")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("Error: topic ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["simulate", "--rate", "5", "--events", "3"], "--rate and --events exclude each other"),
+        (["simulate", "--seconds", "5"], "--seconds goes with --rate"),
+        (["simulate", "--late-share", "0.6", "--invalid-share", "0.6"], "more than 1 together"),
+        (["simulate", "--events", "many"], "'many' is not a valid integer"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(run: Run, arguments: list[str], complaint: str) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert complaint in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["simulate", "verify", "topics"])
+def test_every_command_explains_itself(run: Run, command: str) -> None:
+    result = run(command, "--help")
+    assert result.returncode == 0
+    assert "--json" in result.stdout
+
+
+def test_the_demo_counts_everything_and_ends_by_itself(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "feedback_app", "demo", "--events", "4000", "--agents", "20", "--exit", "--json"]
+    result = subprocess.run([*command, "--window-ms", "1000"], capture_output=True, text=True, check=False, timeout=110)
+    assert result.returncode == 0, result.stderr
+    totals = last_line(result)
+    assert result.stdout.count("\n") == 1
+    assert totals["verified"] is True
+    assert totals["produced"] == totals["counted"] + totals["late"] + totals["dead_lettered"] == 4_000
+    assert totals["documents"] == totals["aggregated_events"] > 0
+    assert totals["events_per_second"] > 0
