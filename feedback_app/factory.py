@@ -106,10 +106,14 @@ class FeedbackApp(faust.App):
         """End the worker: with a stack trace, unless it is an error of ours, which says by itself what is wrong."""
         if not isinstance(reason, FeedbackError):
             await super().crash(reason)
-        elif not self.crashed:  # what follows from the first error would hide it
+            return
+        worker = cast(Service, (self.beacon.root or self.beacon).data)
+        if not worker.crashed:  # what follows from the first error would hide it
             logger.critical("%s", reason.message)
-            root = self.beacon.root or self.beacon
-            cast(Service, root.data)._crash(reason)  # mode's crash(), less its stack trace
+            # No more than it takes to wake the worker up: crashing every service, as mode does, makes the consumer's
+            # thread end by itself, and the orderly stop that follows trip over it.
+            worker.crash_reason = reason
+            worker._crashed.set()
 
     def preflight(self) -> None:
         """Take the data dir, make missing topics, check those that are there, and reach the database.
