@@ -64,7 +64,7 @@ class Topics:
         appended = {"message.timestamp.type": "LogAppendTime"}
         side = {"max.message.bytes": str(MAX_SIDE_BYTES)}
         yield TopicSpec(self.feedback, self.partitions, {**appended})
-        # Trimmed below the committed offsets by the application, never by time: an unread record must stay.
+        # Never cut by time: a record that is not counted yet must stay.
         yield TopicSpec(self.repartition, self.partitions, {**appended, **side, "retention.ms": "-1"})
         yield TopicSpec(self.aggregates, self.partitions, {**side})
         yield TopicSpec(self.late, self.partitions, {**side})
