@@ -86,7 +86,7 @@ class Reading:
 
     async def read(self) -> None:
         """Fetch until something is there, and deliver it."""
-        source = await self._source
+        source = await asyncio.shield(self._source)  # whoever is cancelled here, it will be there to close
         while not self._stopped:
             batches = await self._run(lambda: source.fetch(_FETCH_S))
             if batches and not self._stopped:
@@ -104,14 +104,16 @@ class Reading:
 
     async def at_the_end(self) -> bool:
         """Say whether everything has been read and taken up."""
-        source = await self._source
+        source = await asyncio.shield(self._source)  # whoever is cancelled here, it will be there to close
         at_the_end: bool = await self._run(source.at_the_end)
         return at_the_end and not self._waiting and not self._stopped
 
     def stop(self) -> None:
         """Deliver nothing any more; the source is closed in its own time."""
         self._stopped = True
-        self._source.add_done_callback(lambda opened: None if opened.exception() else self._close(opened.result()))
+        self._source.add_done_callback(
+            lambda opened: None if opened.cancelled() or opened.exception() else self._close(opened.result())
+        )
 
     def _close(self, source: PartitionSource) -> None:
         self._thread.submit(source.close)
