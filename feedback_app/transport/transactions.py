@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -201,13 +201,22 @@ class TransactionalProducer:
 
     def _failed(self, error: KafkaException) -> FeedbackError:
         """Say what *error* means for the transaction, which is aborted where that is allowed."""
-        reason: KafkaError = error.args[0]
+        reason = self._cause(error.args[0])
         if reason.code() in _FENCED:
             return Fenced(f"partition {self.partition}: another worker has taken over ({reason.str()})")
         if reason.txn_requires_abort():
             self._abort()
             return Aborted(f"partition {self.partition}: the transaction was aborted ({reason.str()})")
         return BrokerError(f"partition {self.partition}: the transaction failed ({reason.str()})")
+
+    def _cause(self, reason: KafkaError) -> KafkaError:
+        """Return what is behind *reason*: handing over a record says no more than that there was a fatal error."""
+        if reason.code() == KafkaError._FATAL:
+            try:
+                self._producer.abort_transaction(_CALL_TIMEOUT_S)
+            except KafkaException as error:
+                return cast(KafkaError, error.args[0])
+        return reason
 
     def _abort(self) -> None:
         while True:
