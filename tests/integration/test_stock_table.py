@@ -10,6 +10,7 @@ import pytest
 from benchmarks.measuring import Contender, Job, Watcher
 from benchmarks.output import check
 from benchmarks.workload import GRACE_MS, PARTITIONS, WINDOW_MS, Totals, Workload
+from feedback_app.embedded.worker import environment
 from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
@@ -47,19 +48,7 @@ def given(configured: Settings) -> tuple[Job, Totals]:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    return {
-        "FEEDBACK_BROKER_URL": settings.broker_url,
-        "FEEDBACK_MONGODB_URL": settings.mongodb_url.get_secret_value(),
-        "FEEDBACK_MONGODB_DATABASE": settings.mongodb_database,
-        "FEEDBACK_TOPIC_PREFIX": settings.topic_prefix,
-        "FEEDBACK_APP_ID": settings.app_id,
-        "FEEDBACK_PARTITIONS": str(settings.partitions),
-        "FEEDBACK_BATCH_TIME_MS": str(settings.batch_time_ms),
-        "FEEDBACK_GRACE_MS": str(settings.grace_ms),
-        "FEEDBACK_DATA_DIR": str(settings.data_dir),
-        "FEEDBACK_WEB_PORT": str(settings.web_port),
-        "TABLE_CLEANUP_INTERVAL": str(_CLEANUP_SECONDS),
-    }
+    return {**dict(environment(settings)), "TABLE_CLEANUP_INTERVAL": str(_CLEANUP_SECONDS)}
 
 
 @pytest.mark.timeout(240)
