@@ -53,6 +53,10 @@ share.coordinator.state.topic.min.isr=1
 broker.heartbeat.interval.ms=1000
 broker.session.timeout.ms=5000
 
+# What the broker does in the background is to happen within a test.
+log.cleaner.backoff.ms=1000
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+
 # Tests make thousands of partitions, all of them small.
 log.index.size.max.bytes=1048576
 log.cleaner.dedupe.buffer.size=33554432
