@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports these without saying so
     AdminClient,
     ConfigResource,
@@ -106,6 +106,19 @@ class Admin:
             logger.warning("The configuration of topic %s can't be checked: %s", name, error.args[0].str())
             return {}
         return {option: entry.value for option, entry in entries.items()}
+
+    def delete_below(self, topic: str, offsets: Mapping[int, int]) -> None:
+        """Delete the records of *topic* that stand below *offsets* (by partition).
+
+        Raises:
+            BrokerError: the broker does not answer, or refuses.
+        """
+        below = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
+        for future in self._client.delete_records(below, request_timeout=_TIMEOUT_S).values():
+            try:
+                self._answer(future)
+            except KafkaException as error:
+                raise self._failure(f"records of {topic} can't be deleted", error) from error
 
     def cluster_id(self) -> str:
         try:

@@ -219,6 +219,7 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
             lateness=lateness,
             max_future_ms=settings.max_future_ms,
             keep_items=settings.store_items,
+            topic_ids=owned.identities.sources,
         )
         close_rules = CloseRules(
             partition=owned.partition,

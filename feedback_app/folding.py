@@ -6,8 +6,8 @@ are cut into batches changes nothing: each record is judged by the watermark tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from zlib import crc32
 
@@ -44,6 +44,8 @@ class FoldRules:
     lateness: Lateness
     max_future_ms: int
     keep_items: bool
+    #: The ids of the source topics, to be remembered with their offsets.
+    topic_ids: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -145,7 +147,11 @@ class Fold:
     def transaction(self) -> Transaction:
         """Return what the fold changes, as one transaction."""
         record = self._rules.lateness.seen(self._before, self._highest)
-        record = replace(record.with_size(self._rules.window_size), offsets={**record.offsets, **self._offsets})
+        record = replace(
+            record.with_size(self._rules.window_size),
+            offsets={**record.offsets, **self._offsets},
+            topic_ids={**record.topic_ids, **self._rules.topic_ids},
+        )
         return Transaction(
             changes={key: aggregate.encode() for key, aggregate in self._changed.items()},
             record=record,

@@ -5,7 +5,7 @@ Everything here blocks, answers within some seconds, and fails with one line tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyM
 from feedback_app.admin import Admin
 from feedback_app.errors import BrokerError, DatabaseError, TopicMismatch
 from feedback_app.settings import Settings
-from feedback_app.topics import TopicSpec
+from feedback_app.topics import TOMBSTONES_KEPT_MS, Topics, TopicSpec
 
 WINDOWS_COLLECTION = "feedback_windows"
 
@@ -94,6 +94,32 @@ def topic_ids(settings: Settings, topics: Iterable[str]) -> dict[str, str]:
         cluster = admin.cluster_id()
         ids = {name: f"{cluster}/{name}" if id_ == _NO_TOPIC_ID else id_ for name, id_ in ids.items()}
     return ids
+
+
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """What tells the topics that state was made with from others of the same name.
+
+    Attributes:
+        changelog: its id.
+        sources: the ids of the source topics, by name.
+        tombstones_kept_ms: how long the changelog keeps tombstones.
+    """
+
+    changelog: str
+    sources: Mapping[str, str]
+    tombstones_kept_ms: int
+
+
+def identify(settings: Settings, topics: Topics) -> Identities:
+    """Ask the broker what the topics are.
+
+    Raises:
+        BrokerError: as :func:`topic_ids`.
+    """
+    ids = topic_ids(settings, [topics.changelog, *topics.sources])
+    kept_ms = Admin(settings).config(topics.changelog).get("delete.retention.ms", TOMBSTONES_KEPT_MS)
+    return Identities(ids.pop(topics.changelog), ids, int(kept_ms))
 
 
 def check_database(settings: Settings) -> None:

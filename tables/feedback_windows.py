@@ -12,9 +12,10 @@ from faust.tables.table import Table
 from faust.types import TP
 from mode import Service
 
+from feedback_app.admin import Admin
 from feedback_app.core.clock import Clock
-from feedback_app.errors import Fenced
-from feedback_app.provisioning import topic_ids
+from feedback_app.errors import BrokerError, Fenced
+from feedback_app.provisioning import Identities, identify
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
 from feedback_app.transport.batches import BatchConsumer
@@ -28,6 +29,9 @@ _REBALANCE_EXPECTED_S: Final = 2.0
 
 #: How often the group is told the offsets that were reached.
 _TELL_GROUP_S: Final = 0.25
+
+#: How often forwarded records that are counted are deleted.
+_TRIM_S: Final = 60.0
 
 #: What runs on a partition while it is owned: coroutines that end only by an error.
 Work = Callable[[OwnedPartition], Iterable[Coroutine[Any, Any, None]]]
@@ -126,14 +130,14 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         await self._release_all()
         mine = sorted(tp.partition for tp in assigned if tp.topic == self._topics.changelog)
         if mine:
-            ids = await asyncio.to_thread(topic_ids, self._settings, [self._topics.changelog])
+            identities = await asyncio.to_thread(identify, self._settings, self._topics)
             for number in mine:
-                self._acquire(number, ids[self._topics.changelog], self._settings.max_batches // len(mine))
+                self._acquire(number, identities, self._settings.max_batches // len(mine))
         self._assigned_once = True
 
-    def _acquire(self, number: int, topic_id: str, cached: int) -> None:
+    def _acquire(self, number: int, identities: Identities, cached: int) -> None:
         owned = OwnedPartition(
-            self._settings, self._topics, number, clock=self._clock, topic_id=topic_id, cached=cached
+            self._settings, self._topics, number, clock=self._clock, identities=identities, cached=cached
         )
         ownership = self._owned[number] = _Ownership(owned)
         self._spawn(ownership, self._take_over(ownership))
@@ -166,6 +170,27 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         }
         if offsets and offsets != self._told and await self._consumer.tell_group(offsets):
             self._told = offsets
+
+    @Service.task
+    async def _trim_forwarded(self) -> None:
+        """Delete what was forwarded and is counted: that topic keeps its records for ever otherwise."""
+        trimmed: dict[int, int] = {}
+        async for _ in self.itertimer(_TRIM_S, name="trim"):
+            counted = {
+                number: offset
+                for number, ownership in self._owned.items()
+                if ownership.ready
+                and (offset := ownership.partition.state.record.offsets.get(self._topics.repartition))
+            }
+            due = {number: offset for number, offset in counted.items() if trimmed.get(number) != offset}
+            if not due:
+                continue
+            try:
+                await asyncio.to_thread(Admin(self._settings).delete_below, self._topics.repartition, due)
+            except BrokerError as error:  # it only takes up space: tried again, with more
+                logger.info("%s", error.message)
+            else:
+                trimmed |= due
 
     async def _on_revoked(self, app: Any, revoked: set[TP], **kwargs: Any) -> None:
         await self._release_all()

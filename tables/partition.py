@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from feedback_app.core.clock import Clock
-from feedback_app.core.state import PARTITION_RECORD_KEY
+from feedback_app.core.state import PARTITION_RECORD_KEY, PartitionRecord
 from feedback_app.core.transaction import Transaction
 from feedback_app.errors import Fenced, StateError
+from feedback_app.provisioning import Identities
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
 from feedback_app.transport.source import Batch
@@ -39,9 +40,10 @@ class OwnedPartition:
     """
 
     def __init__(
-        self, settings: Settings, topics: Topics, partition: int, *, clock: Clock, topic_id: str, cached: int
+        self, settings: Settings, topics: Topics, partition: int, *, clock: Clock, identities: Identities, cached: int
     ) -> None:
         self.partition = partition
+        self.identities = identities
         self.turn = asyncio.Lock()
         self.inbox: asyncio.Queue[Batch] = asyncio.Queue()
         #: Where the next batch of each source topic has to start.
@@ -53,7 +55,6 @@ class OwnedPartition:
         self._settings = settings
         self._topics = topics
         self._clock = clock
-        self._topic_id = topic_id
         self._cached = cached
         self._released = False
         self._producer = TransactionalProducer(settings, partition)
@@ -77,6 +78,7 @@ class OwnedPartition:
         """
         store, restored = await self._producer.run(self._fence_and_restore)
         self._state = PartitionState(store, self._cached)
+        refuse_other_topics(self._state.record, self.identities)
         starts = start_offsets(self._settings, self._topics, self.partition, self._state, restored)
         logger.info(
             "partition %s is taken over: %s changelog records restored, reading from %s",
@@ -101,7 +103,13 @@ class OwnedPartition:
             raise Fenced(f"partition {self.partition} was given up before it was restored")
         store = self._store = PartitionStore(data_path(self._settings, self.partition))
         restorer = Restorer(self._settings, self._topics, self._clock)
-        return store, restorer.restore(self.partition, store, self._topic_id, lambda: self._released)
+        return store, restorer.restore(
+            self.partition,
+            store,
+            self.identities.changelog,
+            lambda: self._released,
+            tombstones_kept_ms=self.identities.tombstones_kept_ms,
+        )
 
     async def commit(self, transaction: Transaction) -> None:
         """Commit *transaction* to Kafka, then to the state. The caller holds :attr:`turn`.
@@ -116,7 +124,7 @@ class OwnedPartition:
     def _commit(self, transaction: Transaction) -> None:
         record = (PARTITION_RECORD_KEY, transaction.record.encode())
         last = self._producer.transact(transaction.sends, self._topics.changelog, transaction.changes, record)
-        self.state.persist(transaction, Position(last + 1, self._clock.now_ms(), self._topic_id))
+        self.state.persist(transaction, Position(last + 1, self._clock.now_ms(), self.identities.changelog))
 
     async def settle(self) -> bool:
         """Wait, within a deadline, until the step under way is committed, and let no other begin.
@@ -141,6 +149,20 @@ class OwnedPartition:
         self._producer.stop()
         if self._store is not None:
             self._store.close()
+
+
+def refuse_other_topics(record: PartitionRecord, identities: Identities) -> None:
+    """Refuse source topics that are not those which the offsets in *record* are of.
+
+    Raises:
+        StateError: a topic was deleted and made anew. Its offsets mean other records now, however many it has.
+    """
+    for topic, topic_id in identities.sources.items():
+        if record.topic_ids.get(topic, topic_id) != topic_id:
+            raise StateError(
+                f"{topic} was made anew since it was last read: the state belongs to the topic that it was before. "
+                "Start afresh with a new FEEDBACK_APP_ID and a new FEEDBACK_MONGODB_DATABASE."
+            )
 
 
 def start_offsets(

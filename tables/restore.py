@@ -61,13 +61,20 @@ class Restorer:
         self._clock = clock
 
     def restore(
-        self, partition: int, store: PartitionStore, topic_id: str, stopped: Callable[[], bool] = lambda: False
+        self,
+        partition: int,
+        store: PartitionStore,
+        topic_id: str,
+        stopped: Callable[[], bool] = lambda: False,
+        *,
+        tombstones_kept_ms: int = TOMBSTONES_KEPT_MS,
     ) -> Restored:
         """Bring *store* up to the changelog's end.
 
         Args:
             topic_id: the changelog's present id.
             stopped: asked between batches; when it says yes, the restore gives up.
+            tombstones_kept_ms: how long the changelog keeps tombstones: it is of no use to a store that is older.
 
         Raises:
             BrokerError: the changelog can't be read.
@@ -79,7 +86,7 @@ class Restorer:
             changelog = TopicPartition(self._topics.changelog, partition)
             low, high = self._offsets(ends, changelog)
             position = store.position()
-            wiped = self._unusable(position, topic_id, low, high)
+            wiped = self._unusable(position, topic_id, low, high, tombstones_kept_ms)
             if wiped:
                 logger.warning("partition %s: %s; restoring in full", partition, wiped)
                 store.wipe()
@@ -99,7 +106,7 @@ class Restorer:
                 },
             )
 
-    def _unusable(self, position: Position | None, topic_id: str, low: int, high: int) -> str:
+    def _unusable(self, position: Position | None, topic_id: str, low: int, high: int, tombstones_kept_ms: int) -> str:
         """Say why a store at *position* can't be brought up to date; empty when it can."""
         if position is None:
             return ""
@@ -109,7 +116,7 @@ class Restorer:
             return f"the data dir is at offset {position.offset}, beyond the changelog's end {high}"
         if position.offset < low:
             return f"the data dir is at offset {position.offset}, before the changelog's beginning {low}"
-        if self._clock.now_ms() - position.at_ms > TOMBSTONES_KEPT_MS - _CLOCKS_DIFFER_MS:
+        if self._clock.now_ms() - position.at_ms > tombstones_kept_ms - _CLOCKS_DIFFER_MS:
             return "the data dir is older than the changelog keeps tombstones"
         return ""
 

@@ -24,7 +24,9 @@ BEGINNING: Final = -1
 
 _TIMES: Final = struct.Struct(">QQ")
 _END: Final = struct.Struct(">Q")
-_VERSION: Final = 1
+#: Of the partition record: 2 added the ids of the source topics.
+_VERSION: Final = 2
+_FIRST_VERSION: Final = 1
 
 #: What one transaction puts (bytes) or deletes (None).
 Changes = dict[bytes, bytes | None]
@@ -74,12 +76,14 @@ class PartitionRecord:
         floor: an event whose window ends at or below it is late for good; never goes back.
         offsets: the next offset to read of each source topic.
         history: which window size was used from which offsets on, oldest first.
+        topic_ids: the ids of the source topics that the offsets are of; another id means that the topic was made anew.
     """
 
     watermark: int = BEGINNING
     floor: int = BEGINNING
     offsets: Mapping[str, int] = field(default_factory=dict)
     history: tuple[SizeChange, ...] = ()
+    topic_ids: Mapping[str, str] = field(default_factory=dict)
 
     def with_size(self, size: int) -> Self:
         """Return the record that says that windows of *size* are counted from here on."""
@@ -95,6 +99,7 @@ class PartitionRecord:
                 "floor": self.floor,
                 "offsets": self.offsets,
                 "history": [{"size": change.size, "offsets": change.offsets} for change in self.history],
+                "topicIds": self.topic_ids,
             }
         )
 
@@ -106,11 +111,12 @@ class PartitionRecord:
             ValueError: it was written by a version of the application that this one does not know.
         """
         stored: dict[str, Any] = orjson.loads(data)
-        if stored["version"] != _VERSION:
+        if not _FIRST_VERSION <= stored["version"] <= _VERSION:
             raise ValueError(f"state format {stored['version']} is unknown; this version reads format {_VERSION}")
         return cls(
             watermark=stored["watermark"],
             floor=stored["floor"],
             offsets=stored["offsets"],
             history=tuple(SizeChange(change["size"], change["offsets"]) for change in stored["history"]),
+            topic_ids=stored.get("topicIds", {}),
         )

@@ -1,8 +1,8 @@
 """``python -m tests.chaos``: runs the scenarios, some at a time, each in a process of its own.
 
 It prints a line a scenario, and as its last line JSON. It exits with 0 only when nothing was lost, counted twice or
-left open in any of them. With ``--breakages`` it is the other way round: every rule of the protocol is broken in turn, and
-it exits with 0 only when each was noticed.
+left open in any of them. With ``--breakages`` it is the other way round: every rule of the protocol is broken in turn,
+and it exits with 0 only when each was noticed.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def rocksdb_before_the_commit() -> None:
 
     def persist_first(self: OwnedPartition, transaction: Transaction) -> None:
         stored = self._store and self._store.position()
-        self.state.persist(transaction, Position(stored.offset if stored else 0, 0, self._topic_id))
+        self.state.persist(transaction, Position(stored.offset if stored else 0, 0, self.identities.changelog))
         commit(self, transaction)
 
     OwnedPartition._commit = persist_first  # type: ignore[method-assign]  # that is the point

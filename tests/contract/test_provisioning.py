@@ -14,12 +14,15 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports 
     ResourceType,
 )
 
+from feedback_app.admin import Admin
 from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.embedded.process import free_port
 from feedback_app.errors import BrokerError, DatabaseError, TopicMismatch
-from feedback_app.provisioning import check_database, ensure_topics, inspect_topics, topic_ids
+from feedback_app.provisioning import check_database, ensure_topics, identify, inspect_topics, topic_ids
+from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import Settings
-from feedback_app.topics import Topics
+from feedback_app.topics import TOMBSTONES_KEPT_MS, Topics, TopicSpec
+from feedback_app.verification.reading import TopicReader
 
 MakeSettings = Callable[..., Settings]
 NO_DATABASE = "mongodb://127.0.0.1:1"
@@ -103,6 +106,40 @@ def test_a_topic_that_is_made_anew_has_another_id(ours: Settings, admin: AdminCl
     assert second[names[1]] == first[names[1]]
     with pytest.raises(BrokerError, match="no topic nowhere"):
         topic_ids(ours, ["nowhere"])
+
+
+def test_what_state_needs_to_know_of_its_topics(ours: Settings) -> None:
+    topics = Topics.of(ours)
+    ensure_topics(ours, topics.specs())
+    ids = topic_ids(ours, [topics.changelog, *topics.sources])
+    found = identify(ours, topics)
+    assert found.changelog == ids[topics.changelog]
+    assert found.sources == {name: ids[name] for name in topics.sources}
+    assert found.tombstones_kept_ms == TOMBSTONES_KEPT_MS
+
+
+def test_the_changelogs_own_retention_of_tombstones_is_found(kafka: str, settings: MakeSettings) -> None:
+    ours = settings(kafka, mongodb_url=NO_DATABASE)
+    topics = Topics.of(ours)
+    config = {"cleanup.policy": "compact", "delete.retention.ms": "1234"}
+    Admin(ours).create([TopicSpec(topics.changelog, ours.partitions, config)])
+    ensure_topics(ours, topics.specs())
+    assert identify(ours, topics).tombstones_kept_ms == 1_234
+
+
+def test_records_below_an_offset_are_deleted(kafka: str, settings: MakeSettings) -> None:
+    ours = settings(kafka, mongodb_url=NO_DATABASE, partitions=2)
+    topics = Topics.of(ours)
+    ensure_topics(ours, topics.specs())
+    with FeedbackPublisher(ours) as publisher:
+        for partition in (0, 0, 0, 1):
+            publisher.publish_bytes(b"key", b"value", partition)
+    admin = Admin(ours)
+    admin.delete_below(topics.feedback, {0: 2})
+    with TopicReader(ours) as reader:
+        assert reader.ranges(topics.feedback) == {0: (2, 3), 1: (0, 1)}
+    with pytest.raises(BrokerError, match=f"records of {topics.feedback} can't be deleted"):
+        admin.delete_below(topics.feedback, {0: 9})
 
 
 def test_a_broker_that_is_not_there_is_told_in_one_line(settings: MakeSettings) -> None:

@@ -474,6 +474,17 @@ def test_a_store_that_is_older_than_tombstones_are_kept_is_started_over(
     assert restored.position() == Position(end, START_MS + age_ms, partition.topic_id)
 
 
+def test_a_changelog_that_keeps_tombstones_for_less_makes_a_store_old_sooner(
+    partition: Partition, restored: PartitionStore
+) -> None:
+    """The topic's own configuration decides, which its operator may have changed."""
+    restorer = Restorer(partition.settings, partition.topics, partition.clock)
+    for kept_ms, wiped in ((TOMBSTONES_KEPT_MS, ""), (_HOUR_MS - 1, "the data dir is older than")):
+        result = restorer.restore(PARTITION, restored, partition.topic_id, tombstones_kept_ms=kept_ms)
+        assert result.wiped.startswith(wiped)
+        assert bool(result.wiped) == bool(wiped)
+
+
 def test_a_store_that_was_started_over_goes_on_from_there(partition: Partition, restored: PartitionStore) -> None:
     partition.restore(restored, "another id")
     partition.transact(partition.owner(), {key(3): b"three"})

@@ -12,7 +12,7 @@ All here is partition 0 of two; agents whose id ends in an even digit belong to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -193,6 +193,12 @@ def test_the_next_offsets_and_the_watermark_go_into_the_record() -> None:
     _, transaction = folded(state, record(event(5_000), 5), record(event(4_000), 8))
     assert transaction.record.offsets == {"feedback": 9, "feedback-repartition": 9}
     assert (transaction.record.watermark, transaction.record.floor) == (4_900, 2_900)
+
+
+def test_the_ids_of_the_source_topics_go_into_the_record() -> None:
+    state = State(PartitionRecord(topic_ids={"feedback": "an old id", "feedback-repartition": "its id"}))
+    fold = Fold(state, replace(RULES, topic_ids={"feedback": "an id"}), NOW)
+    assert fold.transaction().record.topic_ids == {"feedback": "an id", "feedback-repartition": "its id"}
 
 
 def test_offsets_move_past_records_that_are_not_counted() -> None:

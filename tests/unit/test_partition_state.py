@@ -11,9 +11,10 @@ from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.state import CLOSED, OPEN, PARTITION_RECORD_KEY, PartitionRecord, window_key
 from feedback_app.core.transaction import Transaction
 from feedback_app.errors import StateError
+from feedback_app.provisioning import Identities
 from feedback_app.settings import load_settings
 from feedback_app.topics import Topics
-from tables.partition import start_offsets
+from tables.partition import refuse_other_topics, start_offsets
 from tables.restore import Restored
 from tables.state import PartitionState, changelog_of
 from tables.store import PartitionStore, Position
@@ -308,6 +309,19 @@ def test_reading_starts_where_the_record_says(store: PartitionStore) -> None:
 
 def test_a_new_partition_is_read_from_its_first_record(store: PartitionStore) -> None:
     assert starts(store, None, firsts={"feedback": 10}) == {"feedback": 10, "feedback-repartition": 0}
+
+
+def test_a_source_topic_that_was_made_anew_is_refused() -> None:
+    """Its offsets would mean other records, also where it has grown past the old ones."""
+    now = Identities("c", {"feedback": "new", "feedback-repartition": "r"}, tombstones_kept_ms=1)
+    with pytest.raises(StateError, match=r"feedback was made anew since it was last read.*new FEEDBACK_APP_ID"):
+        refuse_other_topics(PartitionRecord(topic_ids={"feedback": "old", "feedback-repartition": "r"}), now)
+    refuse_other_topics(PartitionRecord(topic_ids=now.sources), now)
+
+
+def test_a_record_that_knows_no_topic_ids_is_taken_as_it_is() -> None:
+    """It was written before they were noted, or nothing was read yet."""
+    refuse_other_topics(PartitionRecord(offsets={"feedback": 9}), Identities("c", {"feedback": "any"}, 1))
 
 
 def test_a_group_that_is_not_ahead_is_no_objection(store: PartitionStore) -> None:

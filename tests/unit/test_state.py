@@ -96,6 +96,7 @@ _RECORDS = st.builds(
     floor=st.integers(-1, 2**62),
     offsets=_OFFSETS,
     history=st.lists(st.builds(SizeChange, st.integers(1, 2**40), _OFFSETS), max_size=4).map(tuple),
+    topic_ids=st.dictionaries(st.sampled_from(["feedback", "feedback-repartition"]), st.text()),
 )
 
 
@@ -105,12 +106,19 @@ def test_the_partition_record_survives_being_stored(record: PartitionRecord) -> 
     assert PartitionRecord.decode(record.encode()) == record
 
 
-@pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.parametrize("version", [0, 3])
 def test_a_partition_record_of_an_unknown_format_is_refused(version: int) -> None:
     stored = orjson.loads(PartitionRecord(watermark=5).encode())
-    assert stored["version"] == 1
-    with pytest.raises(ValueError, match=f"state format {version} is unknown; this version reads format 1"):
+    assert stored["version"] == 2
+    with pytest.raises(ValueError, match=f"state format {version} is unknown; this version reads format 2"):
         PartitionRecord.decode(orjson.dumps(stored | {"version": version}))
+
+
+def test_a_partition_record_of_the_first_format_knows_no_topic_ids() -> None:
+    record = PartitionRecord(watermark=5, floor=3, offsets={"feedback": 9}).with_size(1_000)
+    stored = orjson.loads(record.encode())
+    del stored["topicIds"]
+    assert PartitionRecord.decode(orjson.dumps(stored | {"version": 1})) == record
 
 
 # offset of feedback   0 ............. 7 .......... 9
