@@ -1,7 +1,7 @@
 # `make demo ARGS="... --json"` prints JSON and nothing else on stdout: everything about installing goes to stderr.
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check format demo bench-worker clean
+.PHONY: help install test check format demo chaos bench-worker clean
 MAKEFLAGS += --no-print-directory
 
 VENV := .venv
@@ -16,6 +16,7 @@ help:
 	@echo 'make test  ARGS=...      all tests; pytest arguments in ARGS, as -m "not kafka"'
 	@echo 'make check               formatting, lint, types, layers'
 	@echo 'make demo  ARGS=...      the whole system on embedded parts'
+	@echo 'make chaos ARGS=...      workers disturbed on a real Kafka; --quick, --breakages, --help'
 	@echo 'make bench-worker ARGS=... how fast one worker is'
 	@echo 'make format              format and fix what can be fixed'
 	@echo 'make clean               remove everything that was made here'
@@ -45,6 +46,9 @@ format: $(INSTALLED)
 
 demo: $(INSTALLED)
 	@$(VENV)/bin/feedback-app demo $(ARGS)
+
+chaos: $(INSTALLED)
+	@$(VENV)/bin/python -m tests.chaos $(ARGS)
 
 bench-worker: $(INSTALLED)
 	@$(VENV)/bin/python -m benchmarks.worker $(ARGS)
