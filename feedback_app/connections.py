@@ -15,29 +15,43 @@ logger = logging.getLogger(__name__)
 #: How long a broker that is up may take to answer.
 ANSWER_S: Final = 10.0
 
-#: Seen just after a topic was made, a group was first used, or a process was asleep: a leader, a coordinator or a
-#: connection is not there yet. librdkafka does not call all of them retriable.
-_NOT_YET: Final = frozenset(
+#: A leader, a coordinator or a connection is away, or not there yet: librdkafka goes on by itself. It does not call all
+#: of them retriable.
+_PASSING: Final = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.NOT_COORDINATOR,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError._TRANSPORT,
+        KafkaError._RESOLVE,
         KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
         KafkaError._ALL_BROKERS_DOWN,
     }
 )
 
 
-def _passes(error: BaseException) -> bool:
-    return isinstance(error, KafkaException) and (error.args[0].code() in _NOT_YET or error.args[0].retriable())
+def passes(error: KafkaError) -> bool:
+    """Say whether *error* goes away by itself.
+
+    A topic that is unknown does not count: it may just have been made, but just as well be deleted.
+    """
+    return error.code() in _PASSING or error.retriable()
+
+
+def _not_yet(error: BaseException) -> bool:
+    # Asked for a while only, a topic may be unknown: the broker that answers may not have heard of it yet.
+    return isinstance(error, KafkaException) and (
+        passes(error.args[0]) or error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+    )
 
 
 #: Decorates a question to the broker: asked again, for a while, when the answer is "not yet".
-answered = retry(retry=retry_if_exception(_passes), stop=stop_after_delay(ANSWER_S), wait=wait_fixed(0.2), reraise=True)
+answered = retry(
+    retry=retry_if_exception(_not_yet), stop=stop_after_delay(ANSWER_S), wait=wait_fixed(0.2), reraise=True
+)
 
 
 def _note(error: KafkaError) -> None:
