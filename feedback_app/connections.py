@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
+from feedback_app.errors import SettingsError
 from feedback_app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_Client = TypeVar("_Client")
+
 #: How long a broker that is up may take to answer.
 ANSWER_S: Final = 10.0
+
+_REFUSALS: Final = {
+    KafkaError._AUTHENTICATION: "authentication failed; check FEEDBACK_BROKER_USERNAME, FEEDBACK_BROKER_PASSWORD and "
+    "FEEDBACK_BROKER_SASL_MECHANISM",
+    KafkaError._SSL: "the TLS connection failed; check FEEDBACK_BROKER_SECURITY, FEEDBACK_BROKER_CA_FILE, and that the "
+    "broker's certificate is for the host that the URL names",
+}
+_CERTIFICATE_REFUSED: Final = (
+    "the broker refuses the TLS connection; check FEEDBACK_BROKER_CERT_FILE and FEEDBACK_BROKER_KEY_FILE"
+)
 
 #: A leader, a coordinator or a connection is away, or not there yet: librdkafka goes on by itself. It does not call all
 #: of them retriable.
@@ -56,6 +70,33 @@ answered = retry(
 
 def _note(error: KafkaError) -> None:
     logger.debug("librdkafka: %s", error.str())
+
+
+def refusal(error: KafkaError) -> str:
+    """Say what to do about a broker that refuses us, or that we refuse; empty when *error* is something else.
+
+    librdkafka tries these again for ever, and reports no more than a timeout in the end.
+    """
+    reason = _REFUSALS.get(error.code())
+    # It comes after our part of the handshake, to librdkafka like any broken connection.
+    if reason is None and "SSL alert number" in error.str():
+        reason = _CERTIFICATE_REFUSED
+    return f"{reason} ({error.str()})" if reason else ""
+
+
+def open_client(kind: Callable[[dict[str, Any]], _Client], config: dict[str, Any]) -> _Client:
+    """Make a client. It connects later, by itself.
+
+    Raises:
+        SettingsError: librdkafka does not take the configuration: a file is not what it should be, say.
+    """
+    try:
+        return kind(config)
+    except KafkaException as error:
+        raise SettingsError(
+            "FEEDBACK_BROKER_CA_FILE, FEEDBACK_BROKER_CERT_FILE, FEEDBACK_BROKER_KEY_FILE: not certificates and their "
+            f"key in PEM format, without a pass phrase: {error.args[0].str()}"
+        ) from None
 
 
 def librdkafka_config(settings: Settings, **more: Any) -> dict[str, Any]:
