@@ -104,14 +104,14 @@ class Closer:
 
         async def write(documents: list[dict[str, object]]) -> None:
             async with limit:
-                outcome = await retrying(
-                    lambda: self.sink.upsert_windows(documents), on_retry=self.health.database_failed
-                )
+                with self.health.waiting_for_database():
+                    outcome = await retrying(
+                        lambda: self.sink.upsert_windows(documents), on_retry=self.health.database_failed
+                    )
             ahead.update(outcome.ahead)
             refused.update(outcome.refused)
 
-        with self.health.waiting_for_database():
-            await asyncio.gather(*(write(documents) for documents in bulks(windows, rules)))
+        await asyncio.gather(*(write(documents) for documents in bulks(windows, rules)))
         return Outcome(ahead, refused)
 
     def _is_stored(self, due: DueWindow, outcome: Outcome, held: Holds) -> bool:

@@ -18,7 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports 
 )
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from feedback_app.connections import librdkafka_config
+from feedback_app.connections import librdkafka_config, open_client, refusal
 from feedback_app.errors import BrokerError
 from feedback_app.settings import Settings
 from feedback_app.topics import TopicSpec
@@ -26,12 +26,6 @@ from feedback_app.topics import TopicSpec
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
-#: librdkafka tries these again for ever, and reports no more than a timeout in the end.
-_REFUSALS = {
-    KafkaError._AUTHENTICATION: "authentication failed; check FEEDBACK_BROKER_USERNAME, FEEDBACK_BROKER_PASSWORD and "
-    "FEEDBACK_BROKER_SASL_MECHANISM",
-    KafkaError._SSL: "the TLS connection failed; check FEEDBACK_BROKER_SECURITY and FEEDBACK_BROKER_CA_FILE",
-}
 
 
 class Admin:
@@ -44,7 +38,7 @@ class Admin:
         # Errors are told by us, once; librdkafka itself would log each of its attempts.
         config = librdkafka_config(settings, reconnect_backoff_ms=200)
         config.update(error_cb=self._on_error)
-        self._client = AdminClient(config)
+        self._client: AdminClient = open_client(AdminClient, config)
 
     def describe(self, names: Sequence[str]) -> dict[str, TopicDescription]:
         """Return the descriptions of those topics that exist."""
@@ -143,10 +137,12 @@ class Admin:
             raise
 
     def _on_error(self, error: KafkaError) -> None:
-        reason = _REFUSALS.get(error.code())
-        if reason is not None:
-            self._refusal = f"{reason} ({error.str()})"
-        self._last_error = error.str()
+        self._refusal = self._refusal or refusal(error)
+        # It follows from what was said before, which says more. Alone, it says that there is a broker, which hangs up.
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._last_error = error.str()
+        elif not self._last_error:
+            self._last_error = "connections are closed at once; check FEEDBACK_BROKER_SECURITY"
 
     def _unanswered(self, what: str) -> BrokerError:
         detail = f" ({self._last_error})" if self._last_error else ""

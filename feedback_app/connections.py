@@ -3,45 +3,100 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
+from feedback_app.errors import SettingsError
 from feedback_app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_Client = TypeVar("_Client")
+
 #: How long a broker that is up may take to answer.
 ANSWER_S: Final = 10.0
 
-#: Seen just after a topic was made, a group was first used, or a process was asleep: a leader, a coordinator or a
-#: connection is not there yet. librdkafka does not call all of them retriable.
-_NOT_YET: Final = frozenset(
+_REFUSALS: Final = {
+    KafkaError._AUTHENTICATION: "authentication failed; check FEEDBACK_BROKER_USERNAME, FEEDBACK_BROKER_PASSWORD and "
+    "FEEDBACK_BROKER_SASL_MECHANISM",
+    KafkaError._SSL: "the TLS connection failed; check FEEDBACK_BROKER_SECURITY, FEEDBACK_BROKER_CA_FILE, and that the "
+    "broker's certificate is for the host that the URL names",
+}
+_CERTIFICATE_REFUSED: Final = (
+    "the broker refuses the TLS connection; check FEEDBACK_BROKER_CERT_FILE and FEEDBACK_BROKER_KEY_FILE"
+)
+
+#: A leader, a coordinator or a connection is away, or not there yet: librdkafka goes on by itself. It does not call all
+#: of them retriable.
+_PASSING: Final = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.NOT_COORDINATOR,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError._TRANSPORT,
+        KafkaError._RESOLVE,
         KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
         KafkaError._ALL_BROKERS_DOWN,
     }
 )
 
 
-def _passes(error: BaseException) -> bool:
-    return isinstance(error, KafkaException) and (error.args[0].code() in _NOT_YET or error.args[0].retriable())
+def passes(error: KafkaError) -> bool:
+    """Say whether *error* goes away by itself.
+
+    A topic that is unknown does not count: it may just have been made, but just as well be deleted.
+    """
+    return error.code() in _PASSING or error.retriable()
+
+
+def _not_yet(error: BaseException) -> bool:
+    # Asked for a while only, a topic may be unknown: the broker that answers may not have heard of it yet.
+    return isinstance(error, KafkaException) and (
+        passes(error.args[0]) or error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+    )
 
 
 #: Decorates a question to the broker: asked again, for a while, when the answer is "not yet".
-answered = retry(retry=retry_if_exception(_passes), stop=stop_after_delay(ANSWER_S), wait=wait_fixed(0.2), reraise=True)
+answered = retry(
+    retry=retry_if_exception(_not_yet), stop=stop_after_delay(ANSWER_S), wait=wait_fixed(0.2), reraise=True
+)
 
 
 def _note(error: KafkaError) -> None:
     logger.debug("librdkafka: %s", error.str())
+
+
+def refusal(error: KafkaError) -> str:
+    """Say what to do about a broker that refuses us, or that we refuse; empty when *error* is something else.
+
+    librdkafka tries these again for ever, and reports no more than a timeout in the end.
+    """
+    reason = _REFUSALS.get(error.code())
+    # It comes after our part of the handshake, to librdkafka like any broken connection.
+    if reason is None and "SSL alert number" in error.str():
+        reason = _CERTIFICATE_REFUSED
+    return f"{reason} ({error.str()})" if reason else ""
+
+
+def open_client(kind: Callable[[dict[str, Any]], _Client], config: dict[str, Any]) -> _Client:
+    """Make a client. It connects later, by itself.
+
+    Raises:
+        SettingsError: librdkafka does not take the configuration: a file is not what it should be, say.
+    """
+    try:
+        return kind(config)
+    except KafkaException as error:
+        raise SettingsError(
+            "FEEDBACK_BROKER_CA_FILE, FEEDBACK_BROKER_CERT_FILE, FEEDBACK_BROKER_KEY_FILE: not certificates and their "
+            f"key in PEM format, without a pass phrase: {error.args[0].str()}"
+        ) from None
 
 
 def librdkafka_config(settings: Settings, **more: Any) -> dict[str, Any]:

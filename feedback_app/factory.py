@@ -263,11 +263,12 @@ def _tls(settings: Settings) -> ssl.SSLContext:
         raise SettingsError(f"FEEDBACK_BROKER_CA_FILE: no certificates in PEM format: {error.strerror}") from None
     if settings.broker_cert_file is not None:
         try:
-            context.load_cert_chain(settings.broker_cert_file, settings.broker_key_file)
+            # Any pass phrase: without one, a key that has one would be asked for on the terminal.
+            context.load_cert_chain(settings.broker_cert_file, settings.broker_key_file, password="")
         except OSError as error:
             raise SettingsError(
-                "FEEDBACK_BROKER_CERT_FILE, FEEDBACK_BROKER_KEY_FILE: not a certificate and its key in PEM format: "
-                f"{error.strerror}"
+                "FEEDBACK_BROKER_CERT_FILE, FEEDBACK_BROKER_KEY_FILE: not a certificate and its key in PEM format, "
+                f"without a pass phrase: {error.strerror}"
             ) from None
     return context
 

@@ -19,10 +19,14 @@ class Health:
 
     @contextmanager
     def waiting_for_database(self) -> Iterator[None]:
-        """Note, for the length of a write, that it is under way; it counts once a try has failed."""
+        """Note, for the length of a write, that it is under way; it counts once a try has failed.
+
+        A write that is taken says that the database is back, whichever writes are still to be tried again.
+        """
         self._waiting_for_database += 1
         try:
             yield
+            self._database_error = ""
         finally:
             self._waiting_for_database -= 1
             if self._waiting_for_database == 0:

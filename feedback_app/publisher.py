@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 import orjson
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from feedback_app.connections import librdkafka_config
+from feedback_app.connections import librdkafka_config, open_client, refusal
 from feedback_app.errors import PublishError
 from feedback_app.models import validate
 from feedback_app.settings import Settings
@@ -34,6 +34,9 @@ _CLOSE_TIMEOUT_S = 30.0
 #: How long a failure can stay untold when nobody publishes any more.
 _IDLE_POLL_S = 0.5
 _LOG_EVERY_S = 10.0
+#: How often a flush looks whether the broker refuses us; and how long a broker that has refused us may take to answer.
+_LOOK_S = 0.5
+_RECONSIDER_S = 1.0
 
 
 class FailedDelivery(NamedTuple):
@@ -54,15 +57,22 @@ class FeedbackPublisher:
     20 ms, idempotently, waiting for all in-sync replicas. An event that can't be delivered within two minutes is given
     up, and told: to *on_failure*, which is called with a :class:`FailedDelivery` on whichever thread finds out (a
     publishing one or this object's own; what it raises is logged), and by the next :meth:`flush` or :meth:`close`,
-    which raise.
+    which raise. A broker that refuses us (a wrong password, say) is told within seconds, by whatever is called next.
     """
 
     def __init__(self, settings: Settings, *, on_failure: OnFailure | None = None) -> None:
+        """Prepare, and connect in the background.
+
+        Raises:
+            SettingsError: a file with a certificate or a key is not what it should be.
+        """
+        self._url = settings.broker_url
         self._topic = Topics.of(settings).feedback
         self._on_failure = on_failure
         self._lock = threading.Lock()
         self._failed = 0
         self._last_error = ""
+        self._refusal = ""
         self._quiet_until = 0.0
         config = librdkafka_config(
             settings,
@@ -80,7 +90,7 @@ class FeedbackPublisher:
         )
         # Our own logger tells of broken connections; librdkafka would write to stderr as well.
         config.update(error_cb=self._on_error, on_delivery=self._on_delivery)
-        self._producer = Producer(config)
+        self._producer: Producer = open_client(Producer, config)
         self._busy = False
         self._closed = threading.Event()
         self._poller = threading.Thread(target=self._poll_while_idle, name="feedback-publisher", daemon=True)
@@ -111,6 +121,8 @@ class FeedbackPublisher:
         """
         if self._closed.is_set():
             raise PublishError("the publisher is closed")
+        if refused := self._refused():
+            raise PublishError(f"not sent: {refused}")
         self._busy = True
         # -1 is librdkafka's RD_KAFKA_PARTITION_UA: let the partitioner decide.
         where = -1 if partition is None else partition
@@ -121,6 +133,8 @@ class FeedbackPublisher:
             except BufferError:
                 # Full. Deliveries that are done, or given up, make room.
                 self._producer.poll(0.1)
+                if refused := self._refused():
+                    raise PublishError(f"not sent: {refused}") from None
             except KafkaException as error:
                 raise PublishError(f"not sent: {error.args[0].str()}") from error
         self._producer.poll(0)
@@ -130,9 +144,15 @@ class FeedbackPublisher:
 
         Raises:
             PublishError: how many events were not: those given up since the last flush, and those still queued after
-                *timeout* seconds. The latter stay queued and are tried further.
+                *timeout* seconds, or when the broker refuses us. The latter stay queued and are tried further.
         """
-        queued = self._producer.flush(timeout)
+        deadline = time.monotonic() + timeout
+        refused = ""
+        while True:
+            left = deadline - time.monotonic()
+            queued = self._producer.flush(max(0, min(left, _LOOK_S)))
+            if not queued or left <= 0 or (refused := self._refused()):
+                break
         with self._lock:
             failed, error = self._failed, self._last_error
             self._failed, self._last_error = 0, ""
@@ -141,7 +161,7 @@ class FeedbackPublisher:
             if failed:
                 reasons.append(f"{failed} failed, the last one with: {error}")
             if queued:
-                reasons.append(f"{queued} still unanswered after {timeout:g} s")
+                reasons.append(f"{queued} still unanswered" + (f": {refused}" if refused else f" after {timeout:g} s"))
             lost = failed + queued
             raise PublishError(f"{lost} event{'s' * (lost != 1)} not delivered: {'; '.join(reasons)}")
 
@@ -184,7 +204,20 @@ class FeedbackPublisher:
             # It may be running on our own thread: one bad report must not end the telling of later ones.
             logger.exception("on_failure raised")
 
+    def _refused(self) -> str:
+        """Say why the broker refuses us; empty when it does not, or not any more."""
+        if not self._refusal:
+            return ""
+        try:
+            # One that refused may be one of several, or may have been mended.
+            self._producer.list_topics(self._topic, _RECONSIDER_S)
+        except KafkaException:
+            return f"FEEDBACK_BROKER_URL={self._url}: {self._refusal}"
+        self._refusal = ""
+        return ""
+
     def _on_error(self, error: KafkaError) -> None:
+        self._refusal = refusal(error) or self._refusal
         # Every attempt to connect reports here, several a second.
         now = time.monotonic()
         level = logging.DEBUG if now < self._quiet_until else logging.WARNING

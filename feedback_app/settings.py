@@ -146,6 +146,11 @@ class Settings(BaseSettings):
             path: Path | None = getattr(self, name)
             if path is not None and not path.is_file():
                 raise ValueError(f"{PREFIX}{name.upper()}={str(path)!r}: no such file")
+        if (self.broker_cert_file is None) != (self.broker_key_file is None):
+            # One Kafka client would look for both in one file, and the other would connect without a certificate.
+            raise ValueError(
+                f"{PREFIX}BROKER_CERT_FILE and {PREFIX}BROKER_KEY_FILE need each other; it may be one file for both"
+            )
         return self
 
     @cached_property

@@ -20,10 +20,11 @@ from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.embedded.process import free_port
 from feedback_app.settings import PREFIX, Settings, load_settings
 from tests.services.kafka import ApacheKafka, why_unavailable
+from tests.services.secure_kafka import SecureKafka
 
 MakeSettings = Callable[..., Settings]
 
-_KAFKA_FIXTURES = {"kafka", "own_kafka"}
+_KAFKA_FIXTURES = {"kafka", "own_kafka", "secure_kafka"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,6 +53,15 @@ def own_kafka(tmp_path: Path) -> Iterator[ApacheKafka]:
     """An Apache Kafka for this test alone, to be killed and restarted at will. Its start takes some ten seconds."""
     _require_kafka()
     with ApacheKafka(tmp_path / "kafka") as broker:
+        yield broker
+        broker.kill()
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """An Apache Kafka that asks who one is, shared by all tests: never stop it."""
+    _require_kafka()
+    with SecureKafka(tmp_path_factory.mktemp("secure-kafka")) as broker:
         yield broker
         broker.kill()
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -30,6 +28,7 @@ from feedback_app.core.documents import Document, date
 from feedback_app.errors import SettingsError
 from feedback_app.settings import PREFIX, Settings
 from feedback_app.sinks import Outcome, SinkUnavailable
+from feedback_app.sinks.failures import SOME_DOCUMENT_AT_FAULT, Failure, Written, describe
 
 logger = logging.getLogger(__name__)
 
@@ -44,31 +43,7 @@ _CLOSE_S: Final = 2.0
 
 _ATTEMPTS: Final = 2
 _IDS_IN_ONE_QUERY: Final = 1_000
-_LONGEST_MESSAGE: Final = 200
-#: Where the driver's and the server's messages begin to quote the command, which holds what users have written.
-_CHATTER: Final = re.compile(r"\{|, full error|, Timeout: | \(configured timeouts")
-
-_DUPLICATE_KEY: Final = 11000
 _INDEX_CONFLICTS: Final = frozenset({85, 86})
-
-#: Codes of a failed command that blame one of its documents, without saying which: Overflow (nested too deeply),
-#: InvalidBSON, BSONObjectTooLarge.
-_SOME_DOCUMENT_AT_FAULT: Final = frozenset({15, 22, 10334})
-
-#: Codes with which the server may answer for one document of a bulk write, but which speak of the server, the cluster
-#: or our rights: the same document can be stored later. From the categories of MongoDB's ``error_codes.yml``.
-_SERVER_AT_FAULT: Final = frozenset(
-    {
-        *(6, 7, 89, 317, 384, 9001),  # network
-        *(91, 189, 333, 10058, 10107, 11600, 11602, 13435, 13436),  # shutting down, no longer primary
-        *(24, 46, 50, 202, 208, 262, 290, 407, 11601),  # locks, time limits, interruptions
-        *(64, 75, 79, 100),  # write concern
-        *(112, 117, 134, 146, 175, 215, 216, 239, 246, 264, 272, 276, 355),  # conflicts with what goes on beside it
-        *(63, 70, 149, 150, 249, 250, 342, 343, 358, 406, 412, 13388),  # a sharded cluster being changed
-        *(13, 18, 371, 391),  # not allowed to write, now
-        *(365, 402, 433, 449, 450, 8000, 14031),  # overloaded, over its quota, out of disk space
-    }
-)
 
 
 class MongoSink:
@@ -132,8 +107,8 @@ class MongoSink:
                 await self._windows.create_indexes([index])
             except PyMongoError as error:
                 if not isinstance(error, OperationFailure) or error.code not in _INDEX_CONFLICTS:
-                    raise SinkUnavailable(_describe(error)) from None
-                logger.warning("an index on the same fields is there and is left as it is: %s", _describe(error))
+                    raise SinkUnavailable(describe(error)) from None
+                logger.warning("an index on the same fields is there and is left as it is: %s", describe(error))
 
     async def upsert_windows(self, documents: Sequence[Document]) -> Outcome:
         """See ``feedback_app.sinks.Sink``. Each ``_id`` is expected once."""
@@ -221,31 +196,31 @@ class MongoSink:
                 refused[document["_id"]] = failure.message
         return there
 
-    async def _write(self, collection: _Collection, operations: Sequence[_Operation]) -> _Written:
+    async def _write(self, collection: _Collection, operations: Sequence[_Operation]) -> Written:
         """Issue one unordered bulk write, and see what became of each operation.
 
         Raises:
             SinkUnavailable: nothing is known of any of them.
         """
         if not operations:
-            return _Written(0, {})
+            return Written(0, {})
         try:
             result = await collection.bulk_write(operations, ordered=False)
         except BulkWriteError as error:
-            return _Written.from_details(error.details)
+            return Written.from_details(error.details)
         except (BSONError, OverflowError, UnicodeError) as error:
             # The driver can't encode some document, and has not written those after it.
-            reason = _describe(error)
+            reason = describe(error)
         except OperationFailure as error:
-            if error.code not in _SOME_DOCUMENT_AT_FAULT:
-                raise SinkUnavailable(_describe(error)) from None
-            reason = _describe(error)
+            if error.code not in SOME_DOCUMENT_AT_FAULT:
+                raise SinkUnavailable(describe(error)) from None
+            reason = describe(error)
         except PyMongoError as error:
-            raise SinkUnavailable(_describe(error)) from None
+            raise SinkUnavailable(describe(error)) from None
         else:
-            return _Written(result.matched_count, {})
+            return Written(result.matched_count, {})
         if len(operations) == 1:
-            return _Written(0, {0: _Failure(reason)})
+            return Written(0, {0: Failure(reason)})
         # Halving finds the culprit, whatever makes it one; writing the others twice changes nothing.
         middle = len(operations) // 2
         first = await self._write(collection, operations[:middle])
@@ -259,50 +234,8 @@ class MongoSink:
                 async for stored in self._windows.find(some, {"count": 1}):
                     counts[stored["_id"]] = stored.get("count")
         except PyMongoError as error:
-            raise SinkUnavailable(_describe(error)) from None
+            raise SinkUnavailable(describe(error)) from None
         return counts
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """Why one operation of a bulk write failed."""
-
-    message: str
-    #: A document with this ``_id`` is there already.
-    duplicate_id: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """What became of a bulk write: how many documents its filters matched, and which operations failed."""
-
-    matched: int
-    failures: Mapping[int, _Failure]
-
-    @classmethod
-    def from_details(cls, details: Mapping[str, Any]) -> _Written:
-        """Read the details of a ``BulkWriteError``.
-
-        Raises:
-            SinkUnavailable: a failure speaks of the server, not of a document.
-        """
-        if details["writeConcernErrors"]:
-            error = details["writeConcernErrors"][0]
-            raise SinkUnavailable(f"not acknowledged by a majority: {_brief(error['errmsg'])} (code {error['code']})")
-        failures = {}
-        for error in details["writeErrors"]:
-            code, message = error["code"], _brief(error["errmsg"])
-            if code in _SERVER_AT_FAULT:
-                raise SinkUnavailable(f"{message} (code {code})")
-            # An operator may have made a unique index of his own, and that refuses a document for good.
-            duplicate_id = code == _DUPLICATE_KEY and "_id" in error.get("keyPattern", {"_id": 1})
-            failures[error["index"]] = _Failure(f"{message} (code {code})", duplicate_id)
-        return cls(details["nMatched"], failures)
-
-    def followed_by(self, other: _Written, offset: int) -> _Written:
-        """Return what became of two bulk writes, the second one's positions counted from *offset*."""
-        moved = {offset + position: failure for position, failure in other.failures.items()}
-        return _Written(self.matched + other.matched, {**self.failures, **moved})
 
 
 def _connect(
@@ -343,11 +276,3 @@ def _replace_older(item: Document) -> list[Document]:
     # $literal: "$" at the beginning of what a user wrote is no reference to a field.
     ours = [timestamp, offset, partition, {"$literal": topic}]
     return [{"$replaceWith": {"$cond": [{"$lt": [stored, ours]}, {"$literal": item}, "$$ROOT"]}}]
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {_brief(str(error))}"
-
-
-def _brief(message: str) -> str:
-    return _CHATTER.split(message, maxsplit=1)[0].rstrip(" :,")[:_LONGEST_MESSAGE]

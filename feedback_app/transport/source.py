@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from feedback_app.connections import ANSWER_S, learn_leader, librdkafka_config
+from feedback_app.connections import ANSWER_S, learn_leader, librdkafka_config, passes
 from feedback_app.errors import BrokerError, StateError
 from feedback_app.settings import Settings
 
@@ -23,19 +23,6 @@ logger = logging.getLogger(__name__)
 BATCH_RECORDS: Final = 10_000
 #: Fetched ahead for one partition, at most.
 _AHEAD_KB: Final = 4_096
-
-#: librdkafka mends these by itself.
-_PASSING: Final = frozenset(
-    {
-        KafkaError._TRANSPORT,
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._RESOLVE,
-        KafkaError._TIMED_OUT,
-        KafkaError._TIMED_OUT_QUEUE,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-    }
-)
 
 
 class Batch(NamedTuple):
@@ -138,7 +125,7 @@ class PartitionSource:
             return
         if error.code() == KafkaError._PARTITION_EOF:
             self._ends[topic] = self._read_to[topic] = max(self._read_to[topic], message.offset() or 0)
-        elif error.code() in _PASSING or error.retriable():
+        elif passes(error):
             logger.warning("%s: %s", where, error.str())
         elif error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
             raise StateError(

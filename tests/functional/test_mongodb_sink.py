@@ -30,7 +30,8 @@ from feedback_app.errors import SettingsError
 from feedback_app.retry import retrying
 from feedback_app.settings import Settings
 from feedback_app.sinks import Outcome, SinkUnavailable
-from feedback_app.sinks.mongodb import MongoSink, _Written
+from feedback_app.sinks.failures import Written
+from feedback_app.sinks.mongodb import MongoSink
 
 NOW = 1_700_000_000_000
 SIZE = 300_000
@@ -488,7 +489,7 @@ def test_a_servers_failure_may_come_as_one_documents(code: int) -> None:
         "writeErrors": [{"index": 3, "code": code, "errmsg": "interrupted, full error: {'comment': 'private'}"}],
     }
     with pytest.raises(SinkUnavailable, match=f"interrupted \\(code {code}\\)") as caught:
-        _Written.from_details(details)
+        Written.from_details(details)
     assert "private" not in str(caught.value)
 
 

@@ -136,14 +136,19 @@ class ApacheKafka(ChildProcess):
         logs = self.data_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         unfinished = self._properties.with_suffix(".new")
-        unfinished.write_text(
-            _PROPERTIES.format(host=HOST, port=self.port, controller_port=self._controller_port, logs=logs)
-        )
+        unfinished.write_text(self._server_properties(logs))
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = [self._java, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", self._classpath]
         command += ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster_id, "-c", str(unfinished)]
+        command += self._format_options()
         _run(command, "Kafka's storage could not be formatted", _FORMAT_TIMEOUT_S)
         unfinished.rename(self._properties)
+
+    def _server_properties(self, logs: Path) -> str:
+        return _PROPERTIES.format(host=HOST, port=self.port, controller_port=self._controller_port, logs=logs)
+
+    def _format_options(self) -> list[str]:
+        return []
 
 
 def _wait_for_coordinators(bootstrap_servers: str) -> None:

@@ -35,13 +35,53 @@ def test_a_write_that_fails_and_is_repeated_is_a_reason_until_it_succeeds(health
         assert health.degraded() == [], "the next write has not failed"
 
 
-# writes     [---- x ----------]
-#                 [------]
-# degraded        |------------|
-def test_a_reason_stays_while_another_write_still_waits(health: Health) -> None:
+# writes     [---- x -----------]
+#                [----------]
+# degraded        |---------|
+def test_the_reason_goes_once_any_write_is_taken(health: Health) -> None:
+    """The other one is tried again in its own time, up to half a minute later."""
     with health.waiting_for_database():
         with health.waiting_for_database():
             health.database_failed(DatabaseError("no primary"))
+            assert health.degraded() == ["waiting for the database: no primary"]
+        assert health.degraded() == []
+
+
+# writes     [---- x ---]  [------]  [------]
+#                  [--------]  [-------]
+# degraded         |----|
+def test_the_reason_goes_although_there_is_always_a_write_under_way(health: Health) -> None:
+    first, second = health.waiting_for_database(), health.waiting_for_database()
+    first.__enter__()
+    health.database_failed(DatabaseError("no primary"))
+    for _ in range(3):
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert health.degraded() == []
+        first, second = second, health.waiting_for_database()
+    first.__exit__(None, None, None)
+
+
+# writes     [---- x --------- x ---]
+#              [----------]
+# degraded        |-------|    |----|
+def test_a_write_that_fails_again_is_a_reason_again(health: Health) -> None:
+    with health.waiting_for_database():
+        with health.waiting_for_database():
+            health.database_failed(DatabaseError("no primary"))
+        health.database_failed(DatabaseError("not allowed"))
+        assert health.degraded() == ["waiting for the database: not allowed"]
+    assert health.degraded() == []
+
+
+# writes     [---- x ----------]
+#              [-- x -- given up
+# degraded         |-----------|
+def test_a_write_that_is_given_up_does_not_say_that_the_database_is_back(health: Health) -> None:
+    with health.waiting_for_database():
+        with suppress(RuntimeError), health.waiting_for_database():
+            health.database_failed(DatabaseError("no primary"))
+            raise RuntimeError("crash")
         assert health.degraded() == ["waiting for the database: no primary"]
     assert health.degraded() == []
 

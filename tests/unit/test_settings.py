@@ -105,12 +105,26 @@ def test_each_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch, variable:
     assert getattr(load_settings(), variable.lower()) == value
 
 
-@pytest.mark.parametrize("variable", ["BROKER_CA_FILE", "BROKER_CERT_FILE", "BROKER_KEY_FILE"])
-def test_certificate_files_are_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str) -> None:
+def test_certificate_files_are_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    variables = ["BROKER_CA_FILE", "BROKER_CERT_FILE", "BROKER_KEY_FILE"]
+    for variable in variables:
+        (tmp_path / variable).touch()
+        monkeypatch.setenv(PREFIX + variable, str(tmp_path / variable))
+    settings = load_settings()
+    assert [getattr(settings, variable.lower()) for variable in variables] == [
+        tmp_path / variable for variable in variables
+    ]
+
+
+@pytest.mark.parametrize("variable", ["BROKER_CERT_FILE", "BROKER_KEY_FILE"])
+def test_a_certificate_and_its_key_need_each_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
     pem = tmp_path / "some.pem"
     pem.touch()
-    monkeypatch.setenv(PREFIX + variable, str(pem))
-    assert getattr(load_settings(), variable.lower()) == pem
+    assert error_of(monkeypatch, **{variable: str(pem)}) == (
+        "FEEDBACK_BROKER_CERT_FILE and FEEDBACK_BROKER_KEY_FILE need each other; it may be one file for both"
+    )
 
 
 def test_dot_env_is_read_and_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
