@@ -14,11 +14,12 @@ from zlib import crc32
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum
 from feedback_app.core.documents import Document, item_document
 from feedback_app.core.events import LOG_APPEND_TIME, Decoded, Event, Invalid, Origin, SourceRecord
-from feedback_app.core.headers import Header, foreign, origin_headers, origin_of
+from feedback_app.core.headers import Header, headers_of, origin_headers, origin_of
 from feedback_app.core.state import OPEN, PartitionRecord, closed_key, window_key
 from feedback_app.core.transaction import Send, Transaction
 from feedback_app.core.watermark import Lateness
 from feedback_app.core.windows import window_end
+from feedback_app.cutting import Kept, cut
 from feedback_app.topics import Topics
 
 
@@ -197,25 +198,36 @@ class Fold:
         self._set_aside(self._rules.topics.dead_letter, record, error)
 
     def _set_aside(self, topic: str, record: SourceRecord, error: str) -> None:
+        kept = self._kept(record, record.key())
         headers = [
-            *foreign(record.headers()),
+            *kept.headers,
             (Header.ERROR, error.encode()),
             *origin_headers(self._origin(record)),
             (Header.WATERMARK, b"%d" % (self._highest - self._rules.lateness.grace_ms)),
             (Header.DECIDED_AT, b"%d" % self._now_ms),
         ]
-        self._sends.append(Send(topic, self._rules.partition, record.key(), record.value(), headers))
+        self._sends.append(Send(topic, self._rules.partition, kept.key, kept.value, headers))
 
     def _forward(self, record: SourceRecord, agent_id: str) -> None:
         """Send a record that stands on another partition than its agent's to where it is counted."""
         self.tally.forwarded += 1
-        headers = [*foreign(record.headers()), *origin_headers(self._origin(record))]
+        kept = self._kept(record, agent_id.encode())
+        headers = [*kept.headers, *origin_headers(self._origin(record))]
         home = self._rules.partition_of(agent_id)
-        self._sends.append(Send(self._rules.topics.repartition, home, agent_id.encode(), record.value(), headers))
+        self._sends.append(Send(self._rules.topics.repartition, home, kept.key, kept.value, headers))
+
+    def _kept(self, record: SourceRecord, key: bytes | None) -> Kept:
+        """Return what is passed on of a record, under *key*; what it lost when it was forwarded stays marked."""
+        headers = headers_of(record)
+        kept = cut(key, record.value(), headers)
+        if record.topic() == self._rules.topics.repartition:
+            lost = [(name, value) for name, value in headers if name == Header.TRUNCATED]
+            kept = kept._replace(headers=[*kept.headers, *lost])
+        return kept
 
     def _origin(self, record: SourceRecord) -> Origin:
         """Return where a record stood on the input; one written to the repartition topic directly stood there."""
         own = Origin(record.topic() or "", record.partition() or 0, record.offset() or 0)
         if own.topic != self._rules.topics.repartition:
             return own
-        return origin_of(record.headers()) or own
+        return origin_of(headers_of(record)) or own

@@ -14,7 +14,8 @@ TABLE_NAME = "feedback_windows"
 #: How long the changelog keeps tombstones (Kafka's own default). A data dir that is older must be restored in full.
 TOMBSTONES_KEPT_MS = 24 * 3600 * 1000
 
-#: Side topics must take the largest record that the input accepts (Kafka's default is 1 MiB) and our headers on top.
+#: The largest value that is a feedback event (Kafka's default for a whole batch is this much, but *compressed*). Side
+#: topics must take it, its key and our headers, however it compresses: ``feedback_app.cutting`` sees to that.
 MAX_INPUT_BYTES = 1_048_588
 MAX_SIDE_BYTES = MAX_INPUT_BYTES + 16_384
 
@@ -72,5 +73,5 @@ class Topics:
         yield TopicSpec(
             self.changelog,
             self.partitions,
-            {"cleanup.policy": "compact", "delete.retention.ms": str(TOMBSTONES_KEPT_MS)},
+            {**side, "cleanup.policy": "compact", "delete.retention.ms": str(TOMBSTONES_KEPT_MS)},
         )

@@ -49,7 +49,15 @@ class SourceRecord(Protocol):
     def value(self) -> bytes | None: ...
 
     def headers(self) -> Any:
-        """Return pairs of a name and a value (bytes or None), or None where there are none."""
+        """Return pairs of a name and a value (bytes or None), or None where there are none.
+
+        Raises:
+            SystemError: the name of one is not UTF-8. Set others before asking again (``headers.headers_of`` does).
+        """
+        ...
+
+    def set_headers(self, headers: Any, /) -> None:
+        """Let :meth:`headers` return *headers*."""
         ...
 
 

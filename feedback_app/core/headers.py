@@ -5,11 +5,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from feedback_app.core.events import Headers, Origin
+from feedback_app.core.events import Headers, Origin, SourceRecord
 
 _OURS: Final = "feedback-"
 _PARTITIONS: Final = 1 << 31
 _OFFSETS: Final = 1 << 63
+
+#: Stands for headers that can't be read; told by its identity, so no producer can pretend it.
+UNREADABLE: Final[Headers] = [("unreadable", None)]
 
 
 class Header(StrEnum):
@@ -21,6 +24,17 @@ class Header(StrEnum):
     ORIGIN_OFFSET = "feedback-origin-offset"
     WATERMARK = "feedback-watermark"
     DECIDED_AT = "feedback-decided-at"
+    TRUNCATED = "feedback-truncated"
+
+
+def headers_of(record: SourceRecord) -> Headers:
+    """Return a record's headers: :data:`UNREADABLE`, if the name of one is not UTF-8."""
+    try:
+        return record.headers() or ()
+    except (SystemError, UnicodeError):
+        # The binding raises once and hands out a broken name from then on, which would kill the process.
+        record.set_headers(UNREADABLE)
+        return UNREADABLE
 
 
 def foreign(headers: Headers | None) -> Headers:

@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 BATCH_RECORDS: Final = 10_000
 #: Fetched ahead for one partition, at most.
 _AHEAD_KB: Final = 4_096
+#: Asked for at once, compressed; a larger batch comes by itself. librdkafka decompresses all of an answer before it
+#: looks at the bound above, so this one is what a flood of records that compress to nothing is up against. Measured:
+#: against the default of 1 MiB it takes an eighth of the memory then, and costs a fifth of reading, not of folding.
+_ANSWER_BYTES: Final = 131_072
 
 
 class Batch(NamedTuple):
@@ -69,6 +73,7 @@ class PartitionSource:
                 # The default of a second starves a reader that empties its queue in less.
                 "fetch.queue.backoff.ms": 5,
                 "queued.max.messages.kbytes": _AHEAD_KB,
+                "fetch.message.max.bytes": _ANSWER_BYTES,
             },
             logger=logging.getLogger("feedback_app.librdkafka"),
         )
@@ -131,6 +136,11 @@ class PartitionSource:
             raise StateError(
                 f"{where}: offset {self._starts.get(topic)} is not there any more: the topic was made anew, or its "
                 f"records expired before they were read ({error.str()})"
+            )
+        elif error.code() == KafkaError._BAD_COMPRESSION:
+            raise BrokerError(
+                f"{where}: the batch at offset {message.offset()} can't be decompressed, or to too much: no worker "
+                f"can get past it; delete the partition's records up to the end of that batch ({error.str()})"
             )
         else:
             raise BrokerError(f"{where} can't be read: {error.str()}")

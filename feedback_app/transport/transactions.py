@@ -25,6 +25,7 @@ from feedback_app.core.state import Changes
 from feedback_app.core.transaction import Send
 from feedback_app.errors import Aborted, BrokerError, FeedbackError, Fenced
 from feedback_app.settings import Settings
+from feedback_app.topics import MAX_SIDE_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 #: have to wait after a crash that nobody takes over.
 TRANSACTION_TIMEOUT_MS: Final = 60_000
 _CALL_TIMEOUT_S: Final = 10.0
+#: Handed over and not sent yet, at most: letters may be a megabyte each, and a batch has thousands of records.
+_QUEUED_KB: Final = 65_536
 
 _T = TypeVar("_T")
 
@@ -60,10 +63,12 @@ class TransactionalProducer:
                 "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
                 # The whole transaction is handed over before it is flushed: waiting for more would only cost time.
                 "linger.ms": 0,
+                # Before compression, as below: whatever we send, no batch is larger than its topic takes.
                 "batch.size": 1 << 20,
                 "batch.num.messages": 100_000,
-                "message.max.bytes": 100 << 20,  # before compression
+                "message.max.bytes": MAX_SIDE_BYTES,
                 "queue.buffering.max.messages": 500_000,
+                "queue.buffering.max.kbytes": _QUEUED_KB,
                 # Committing asks the coordinator again and again while it writes markers: with the default of
                 # 100 ms a commit takes as long.
                 "retry.backoff.ms": 10,

@@ -10,7 +10,7 @@ import orjson
 from confluent_kafka import Message
 
 from feedback_app.core.events import Headers
-from feedback_app.core.headers import origin_of
+from feedback_app.core.headers import headers_of, origin_of
 from feedback_app.core.state import OPEN, PARTITION_RECORD_KEY, PartitionRecord
 from feedback_app.errors import BrokerError, TopicMismatch
 from feedback_app.models import decode
@@ -242,8 +242,7 @@ def _aggregated_events(value: bytes | None) -> Iterable[Mapping[str, Any]]:
 
 
 def _headers(message: Message) -> Headers:
-    headers = message.headers() or []
-    return [(header, value) for header, value in dict(headers).items() if isinstance(value, bytes)]
+    return [(header, value) for header, value in dict(headers_of(message)).items() if isinstance(value, bytes)]
 
 
 def _silent(_: str) -> None:

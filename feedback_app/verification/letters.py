@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 
 from feedback_app.core.events import Headers, Origin
 from feedback_app.core.headers import Header, origin_of
+from feedback_app.cutting import cut
 from feedback_app.verification.differences import Differences
 
 
@@ -75,7 +76,7 @@ class Letters:
     def check(
         self, origin: Origin, letters: Sequence[Letter], record: InputRecord, *, home: int, keeps_key: bool
     ) -> None:
-        """Check that a record was set aside once, where it was decided on, and as it came.
+        """Check that a record was set aside once, where it was decided on, and as it came, or as it was cut.
 
         Args:
             home: the partition that decided.
@@ -86,7 +87,8 @@ class Letters:
             self._differences.extra(f"{name(origin)} is in {first.topic}, and again in {other.topic}")
         if first.partition != home:
             self._differences.different(f"{name(origin)} is in {first.topic}/{first.partition} instead of /{home}")
-        if first.value_hash != hash(record.value) or (keeps_key and first.key_hash != hash(record.key)):
+        kept = cut(record.key, record.value, ())
+        if first.value_hash != hash(kept.value) or (keeps_key and first.key_hash != hash(kept.key)):
             self._differences.different(f"{name(origin)} is in {first.topic} with another key or value")
 
 

@@ -52,7 +52,7 @@ def home_of(agent_id: str) -> int:
     return int(agent_id[-1]) % PARTITIONS
 
 
-@dataclass(frozen=True)
+@dataclass
 class Record:
     """A fetched record, with confluent-kafka's methods."""
 
@@ -81,6 +81,9 @@ class Record:
 
     def headers(self) -> Headers:
         return self.meta
+
+    def set_headers(self, headers: Headers, /) -> None:
+        self.meta = headers
 
 
 @dataclass

@@ -35,6 +35,7 @@ from feedback_app.topics import Topics
 SIZE = 1_000
 NOW = 50_000
 MAX_FUTURE = 500
+LAST_MS = 253_402_300_799_999  # the year 9999 ends
 TOPICS = Topics("feedback", "feedback-repartition", "aggregates", "late", "dead", "changelog", 2)
 RULES = FoldRules(
     partition=0,
@@ -47,7 +48,7 @@ RULES = FoldRules(
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Record:
     """A fetched record, as confluent-kafka has it."""
 
@@ -76,6 +77,9 @@ class Record:
 
     def headers(self) -> Headers | None:
         return self.given_headers
+
+    def set_headers(self, headers: Headers, /) -> None:
+        self.given_headers = headers
 
 
 @dataclass
@@ -422,8 +426,8 @@ def test_an_invalid_record_from_the_repartition_topic_keeps_its_first_origin() -
         (TIMESTAMP_CREATE_TIME, 50_501, False),
         (TIMESTAMP_NOT_AVAILABLE, 50_500, True),
         (TIMESTAMP_NOT_AVAILABLE, 50_501, False),
-        (TIMESTAMP_LOG_APPEND_TIME, 10**30, False),
-        (TIMESTAMP_CREATE_TIME, 10**30, False),
+        (TIMESTAMP_LOG_APPEND_TIME, LAST_MS, False),
+        (TIMESTAMP_CREATE_TIME, LAST_MS, False),
     ],
 )
 def test_the_future_begins_by_the_brokers_clock_where_it_has_stamped_the_record(
