@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -14,6 +14,7 @@ from mode import Service
 
 from feedback_app.core.clock import Clock
 from feedback_app.errors import Fenced
+from feedback_app.liveness import Liveness
 from feedback_app.provisioning import topic_ids
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
@@ -48,7 +49,7 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
     keeps getting heartbeats; a partition starts as soon as it is ready, whatever the others do.
     """
 
-    def __init__(self, app: Any, settings: Settings, topics: Topics, clock: Clock) -> None:
+    def __init__(self, app: Any, settings: Settings, topics: Topics, clock: Clock, liveness: Liveness) -> None:
         super().__init__(
             app,
             name=TABLE_NAME,
@@ -71,6 +72,7 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         self._settings = settings
         self._topics = topics
         self._clock = clock
+        self._liveness = liveness
         self._owned: dict[int, _Ownership] = {}
         self._assigned_once = False
         self._told: dict[TP, int] = {}
@@ -92,6 +94,7 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
 
     def accept(self, batch: Batch) -> None:
         """Hand a fetched batch to its partition; one that has been given up since the fetch drops it."""
+        self._consumer.arrived(batch)
         owned = self.owned(batch.partition)
         if owned is None or owned.accept(batch):
             return
@@ -116,6 +119,13 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         waiting = sorted(number for number, ownership in self._owned.items() if not ownership.ready)
         return f"restoring partitions {waiting}" if waiting else ""
 
+    def signs(self) -> Iterator[str]:
+        """Yield, in words, which partitions are owned and not worked on: lost to another worker, say, while the group
+        does not say so."""
+        for number, ownership in self._owned.items():
+            if any(task.done() for task in ownership.tasks):
+                yield f"partition {number} is owned, and nobody works on it"
+
     # -- assignment ------------------------------------------------------------------------------------------------
 
     async def on_rebalance(
@@ -133,7 +143,13 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
 
     def _acquire(self, number: int, topic_id: str, cached: int) -> None:
         owned = OwnedPartition(
-            self._settings, self._topics, number, clock=self._clock, topic_id=topic_id, cached=cached
+            self._settings,
+            self._topics,
+            number,
+            clock=self._clock,
+            topic_id=topic_id,
+            cached=cached,
+            liveness=self._liveness,
         )
         ownership = self._owned[number] = _Ownership(owned)
         self._spawn(ownership, self._take_over(ownership))
@@ -145,10 +161,13 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         for work in self.work(owned):
             self._spawn(ownership, work)
         self._read(owned)
+        ownership.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))  # the only one that may end
 
     def _read(self, owned: OwnedPartition) -> None:
         self._consumer.start_partition(
-            owned.partition, owned.expected, lambda partition, at: PartitionSource(self._settings, partition, at)
+            owned.partition,
+            owned.expected,
+            lambda partition, at: PartitionSource(self._settings, partition, at, liveness=self._liveness),
         )
 
     @Service.task
@@ -201,7 +220,6 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
     def _spawn(self, ownership: _Ownership, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(self._guard(ownership, work))
         ownership.tasks.add(task)
-        task.add_done_callback(ownership.tasks.discard)
 
     async def _guard(self, ownership: _Ownership, work: Coroutine[Any, Any, None]) -> None:
         """Run *work*; when it fails the partition can't go on, and neither can the worker, unless it was fenced."""

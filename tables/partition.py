@@ -12,6 +12,7 @@ from feedback_app.core.clock import Clock
 from feedback_app.core.state import PARTITION_RECORD_KEY
 from feedback_app.core.transaction import Transaction
 from feedback_app.errors import Fenced, StateError
+from feedback_app.liveness import Liveness
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
 from feedback_app.transport.source import Batch
@@ -39,7 +40,15 @@ class OwnedPartition:
     """
 
     def __init__(
-        self, settings: Settings, topics: Topics, partition: int, *, clock: Clock, topic_id: str, cached: int
+        self,
+        settings: Settings,
+        topics: Topics,
+        partition: int,
+        *,
+        clock: Clock,
+        topic_id: str,
+        cached: int,
+        liveness: Liveness,
     ) -> None:
         self.partition = partition
         self.turn = asyncio.Lock()
@@ -55,8 +64,9 @@ class OwnedPartition:
         self._clock = clock
         self._topic_id = topic_id
         self._cached = cached
+        self._liveness = liveness
         self._released = False
-        self._producer = TransactionalProducer(settings, partition)
+        self._producer = TransactionalProducer(settings, partition, liveness=liveness)
         self._store: PartitionStore | None = None
         self._state: PartitionState | None = None
 
@@ -99,8 +109,9 @@ class OwnedPartition:
         self._producer.fence()
         if self._released:
             raise Fenced(f"partition {self.partition} was given up before it was restored")
-        store = self._store = PartitionStore(data_path(self._settings, self.partition))
-        restorer = Restorer(self._settings, self._topics, self._clock)
+        with self._liveness.step(f"partition {self.partition}: RocksDB does not open"):
+            store = self._store = PartitionStore(data_path(self._settings, self.partition))
+        restorer = Restorer(self._settings, self._topics, self._clock, liveness=self._liveness)
         return store, restorer.restore(self.partition, store, self._topic_id, lambda: self._released)
 
     async def commit(self, transaction: Transaction) -> None:
@@ -116,7 +127,8 @@ class OwnedPartition:
     def _commit(self, transaction: Transaction) -> None:
         record = (PARTITION_RECORD_KEY, transaction.record.encode())
         last = self._producer.transact(transaction.sends, self._topics.changelog, transaction.changes, record)
-        self.state.persist(transaction, Position(last + 1, self._clock.now_ms(), self._topic_id))
+        with self._liveness.step(f"partition {self.partition}: RocksDB does not take a write"):
+            self.state.persist(transaction, Position(last + 1, self._clock.now_ms(), self._topic_id))
 
     async def settle(self) -> bool:
         """Wait, within a deadline, until the step under way is committed, and let no other begin.
