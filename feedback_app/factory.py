@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import ssl
+from collections.abc import Iterator
 from typing import Any, cast
 
 import faust
@@ -27,13 +28,16 @@ from feedback_app.core.watermark import Lateness
 from feedback_app.errors import FeedbackError, SettingsError
 from feedback_app.folding import FoldRules
 from feedback_app.health import Health
+from feedback_app.liveness import Liveness
 from feedback_app.provisioning import check_database, ensure_topics
 from feedback_app.retry import retrying
 from feedback_app.settings import BatchingMode, Settings
 from feedback_app.sinks import Sink
 from feedback_app.sinks.mongodb import MongoSink
 from feedback_app.topics import Topics
-from feedback_app.transport.batches import BatchTransport
+from feedback_app.transport.batches import BatchConsumer, BatchTransport
+from feedback_app.transport.signs import faust_signs
+from feedback_app.watch import WatchedWorker, leave
 from feedback_app.web.agents import agent_views
 from feedback_app.web.health import health_views
 from feedback_app.web.token import token_guard
@@ -48,9 +52,11 @@ _SESSION_S = 10.0
 #: How long members have to give up their partitions; above the deadline for that (``tables.partition``).
 _REBALANCE_S = 6.0
 
+_RESUMING = "resuming"
 
-class FeedbackWorker(faust.Worker):
-    """Faust's worker, which checks what it needs before it starts, and tells our own errors without a stack trace."""
+
+class FeedbackWorker(WatchedWorker):
+    """The worker, which checks what it needs before it starts, and tells our own errors without a stack trace."""
 
     def execute_from_commandline(self) -> Any:
         """Run until stopped. An error that we have words for is the last line on stderr, and decides the exit code."""
@@ -60,12 +66,12 @@ class FeedbackWorker(faust.Worker):
             super().execute_from_commandline()
         except FeedbackError as error:
             failure = error
-        except SystemExit:
+        except SystemExit as end:
             if not isinstance(self.crash_reason, FeedbackError):
-                raise
+                leave(cast(int, end.code))
             failure = self.crash_reason
         failure.show()
-        raise SystemExit(failure.exit_code)
+        leave(failure.exit_code)
 
     def _check_web_address(self) -> None:
         conf = self.app.conf
@@ -92,6 +98,7 @@ class FeedbackApp(faust.App):
     settings: Settings
     sink: Sink
     health: Health
+    liveness: Liveness
     windows: FeedbackWindows
 
     def _new_transport(self) -> Transport:
@@ -114,6 +121,36 @@ class FeedbackApp(faust.App):
             # thread end by itself, and the orderly stop that follows trip over it.
             worker.crash_reason = reason
             worker._crashed.set()
+
+    def signs(self) -> Iterator[str]:
+        """Yield, in words, what has ended or stands still, of Faust's parts and of ours."""
+        if self._consumer is not None and not self.should_stop:
+            yield from faust_signs(self)
+            yield from cast(BatchConsumer, self._consumer).signs()
+            yield from self.windows.signs()
+
+    async def ping(self) -> None:
+        """Return once the consumer's thread has answered; at once while there is none yet."""
+        if self._consumer is not None:
+            await cast(BatchConsumer, self._consumer).ping()
+
+    async def start(self) -> None:
+        with self.liveness.step("the application does not start"):
+            await super().start()
+
+    # Between these two nothing is read, and nobody but Faust itself is waited for.
+
+    def on_rebalance_return(self) -> None:
+        super().on_rebalance_return()
+        self.liveness.begin(_RESUMING, "Faust does not resume after a rebalance")
+
+    def on_rebalance_end(self) -> None:
+        self.liveness.end(_RESUMING)
+        super().on_rebalance_end()
+
+    def on_rebalance_start(self) -> None:
+        self.liveness.end(_RESUMING)
+        super().on_rebalance_start()
 
     def preflight(self) -> None:
         """Take the data dir, make missing topics, check those that are there, and reach the database.
@@ -146,12 +183,15 @@ class FeedbackApp(faust.App):
             ) from None
 
 
-def create_app(settings: Settings, *, sink: Sink | None = None, clock: Clock | None = None) -> FeedbackApp:
+def create_app(
+    settings: Settings, *, sink: Sink | None = None, clock: Clock | None = None, liveness: Liveness | None = None
+) -> FeedbackApp:
     """Build the application. Nothing is connected to before it is started.
 
     Args:
         sink: where windows and items go; MongoDB by default.
         clock: the machine's by default.
+        liveness: when a part of the worker counts as dead; after 20 s by default.
     """
     clock = clock or SystemClock()
     topics = Topics.of(settings)
@@ -189,13 +229,14 @@ def create_app(settings: Settings, *, sink: Sink | None = None, clock: Clock | N
     )
     app.settings = settings
     app.health = Health()
+    app.liveness = liveness or Liveness()
     app.sink = sink or MongoSink(settings, clock=clock)
-    app.windows = FeedbackWindows(app, settings, topics, clock)
+    app.windows = FeedbackWindows(app, settings, topics, clock, app.liveness)
     app.tables.add(app.windows)
     feedback_agent.register(app, app.windows, topics)
     _register_work(app, settings, topics, clock)
     for path, view in {
-        **health_views(app.windows, app.health),
+        **health_views(app.windows, app.health, app.liveness),
         **agent_views(app, app.windows, topics.partitions),
     }.items():
         app.page(path)(view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -15,6 +15,7 @@ from mode import Service
 from feedback_app.admin import Admin
 from feedback_app.core.clock import Clock
 from feedback_app.errors import BrokerError, Fenced
+from feedback_app.liveness import Liveness
 from feedback_app.provisioning import Identities, identify
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
@@ -52,7 +53,7 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
     keeps getting heartbeats; a partition starts as soon as it is ready, whatever the others do.
     """
 
-    def __init__(self, app: Any, settings: Settings, topics: Topics, clock: Clock) -> None:
+    def __init__(self, app: Any, settings: Settings, topics: Topics, clock: Clock, liveness: Liveness) -> None:
         super().__init__(
             app,
             name=TABLE_NAME,
@@ -75,6 +76,7 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         self._settings = settings
         self._topics = topics
         self._clock = clock
+        self._liveness = liveness
         self._owned: dict[int, _Ownership] = {}
         self._assigned_once = False
         self._told: dict[TP, int] = {}
@@ -96,6 +98,7 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
 
     def accept(self, batch: Batch) -> None:
         """Hand a fetched batch to its partition; one that has been given up since the fetch drops it."""
+        self._consumer.arrived(batch)
         owned = self.owned(batch.partition)
         if owned is None or owned.accept(batch):
             return
@@ -120,6 +123,13 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         waiting = sorted(number for number, ownership in self._owned.items() if not ownership.ready)
         return f"restoring partitions {waiting}" if waiting else ""
 
+    def signs(self) -> Iterator[str]:
+        """Yield, in words, which partitions are owned and not worked on: lost to another worker, say, while the group
+        does not say so."""
+        for number, ownership in self._owned.items():
+            if any(task.done() for task in ownership.tasks):
+                yield f"partition {number} is owned, and nobody works on it"
+
     # -- assignment ------------------------------------------------------------------------------------------------
 
     async def on_rebalance(
@@ -137,7 +147,13 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
 
     def _acquire(self, number: int, identities: Identities, cached: int) -> None:
         owned = OwnedPartition(
-            self._settings, self._topics, number, clock=self._clock, identities=identities, cached=cached
+            self._settings,
+            self._topics,
+            number,
+            clock=self._clock,
+            identities=identities,
+            cached=cached,
+            liveness=self._liveness,
         )
         ownership = self._owned[number] = _Ownership(owned)
         self._spawn(ownership, self._take_over(ownership))
@@ -149,10 +165,13 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         for work in self.work(owned):
             self._spawn(ownership, work)
         self._read(owned)
+        ownership.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))  # the only one that may end
 
     def _read(self, owned: OwnedPartition) -> None:
         self._consumer.start_partition(
-            owned.partition, owned.expected, lambda partition, at: PartitionSource(self._settings, partition, at)
+            owned.partition,
+            owned.expected,
+            lambda partition, at: PartitionSource(self._settings, partition, at, liveness=self._liveness),
         )
 
     @Service.task
@@ -226,7 +245,6 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
     def _spawn(self, ownership: _Ownership, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(self._guard(ownership, work))
         ownership.tasks.add(task)
-        task.add_done_callback(ownership.tasks.discard)
 
     async def _guard(self, ownership: _Ownership, work: Coroutine[Any, Any, None]) -> None:
         """Run *work*; when it fails the partition can't go on, and neither can the worker, unless it was fenced."""

@@ -12,6 +12,7 @@ from feedback_app.core.clock import Clock
 from feedback_app.core.state import PARTITION_RECORD_KEY, PartitionRecord
 from feedback_app.core.transaction import Transaction
 from feedback_app.errors import Fenced, StateError
+from feedback_app.liveness import Liveness
 from feedback_app.provisioning import Identities
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
@@ -40,7 +41,15 @@ class OwnedPartition:
     """
 
     def __init__(
-        self, settings: Settings, topics: Topics, partition: int, *, clock: Clock, identities: Identities, cached: int
+        self,
+        settings: Settings,
+        topics: Topics,
+        partition: int,
+        *,
+        clock: Clock,
+        identities: Identities,
+        cached: int,
+        liveness: Liveness,
     ) -> None:
         self.partition = partition
         self.identities = identities
@@ -56,8 +65,9 @@ class OwnedPartition:
         self._topics = topics
         self._clock = clock
         self._cached = cached
+        self._liveness = liveness
         self._released = False
-        self._producer = TransactionalProducer(settings, partition)
+        self._producer = TransactionalProducer(settings, partition, liveness=liveness)
         self._store: PartitionStore | None = None
         self._state: PartitionState | None = None
 
@@ -101,8 +111,9 @@ class OwnedPartition:
         self._producer.fence()
         if self._released:
             raise Fenced(f"partition {self.partition} was given up before it was restored")
-        store = self._store = PartitionStore(data_path(self._settings, self.partition))
-        restorer = Restorer(self._settings, self._topics, self._clock)
+        with self._liveness.step(f"partition {self.partition}: RocksDB does not open"):
+            store = self._store = PartitionStore(data_path(self._settings, self.partition))
+        restorer = Restorer(self._settings, self._topics, self._clock, liveness=self._liveness)
         return store, restorer.restore(
             self.partition,
             store,
@@ -124,7 +135,8 @@ class OwnedPartition:
     def _commit(self, transaction: Transaction) -> None:
         record = (PARTITION_RECORD_KEY, transaction.record.encode())
         last = self._producer.transact(transaction.sends, self._topics.changelog, transaction.changes, record)
-        self.state.persist(transaction, Position(last + 1, self._clock.now_ms(), self.identities.changelog))
+        with self._liveness.step(f"partition {self.partition}: RocksDB does not take a write"):
+            self.state.persist(transaction, Position(last + 1, self._clock.now_ms(), self.identities.changelog))
 
     async def settle(self) -> bool:
         """Wait, within a deadline, until the step under way is committed, and let no other begin.

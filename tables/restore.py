@@ -16,6 +16,7 @@ from feedback_app.connections import ANSWER_S, answered, learn_leader, librdkafk
 from feedback_app.core.clock import Clock
 from feedback_app.core.state import Changes
 from feedback_app.errors import BrokerError, Fenced
+from feedback_app.liveness import Liveness, watched
 from feedback_app.settings import Settings
 from feedback_app.topics import TOMBSTONES_KEPT_MS, Topics
 from tables.store import PartitionStore, Position
@@ -55,10 +56,11 @@ class Restorer:
     The former owner must be fenced first: then the changelog's end stands still, and everything below it is decided.
     """
 
-    def __init__(self, settings: Settings, topics: Topics, clock: Clock) -> None:
+    def __init__(self, settings: Settings, topics: Topics, clock: Clock, *, liveness: Liveness | None = None) -> None:
         self._settings = settings
         self._topics = topics
         self._clock = clock
+        self._liveness = liveness
 
     def restore(
         self,
@@ -189,6 +191,6 @@ class Restorer:
             logger=logging.getLogger("feedback_app.librdkafka"),
         )
         try:
-            yield reader
+            yield watched(reader, f"the restore ({isolation})", self._liveness)
         finally:
             reader.close()

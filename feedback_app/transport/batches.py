@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
+from feedback_app.liveness import Liveness
 from feedback_app.transport.source import Batch, PartitionSource
 
 #: Opens a source for a partition, at an offset for each topic. May block.
@@ -37,13 +38,30 @@ _TELL_GROUP_S: Final = 1.0
 logger = logging.getLogger(__name__)
 
 
+def _liveness_of(app: Any) -> Liveness:
+    liveness: Liveness = app.liveness
+    return liveness
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Faust's consumer thread, as a member of the group: it fetches nothing."""
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         consumer = self._ensure_consumer()
         consumer.pause(*consumer.assignment())
-        await super().on_partitions_assigned(assigned, generation_id)
+        with _liveness_of(self.app).step("Faust does not take its partitions"):
+            await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        with _liveness_of(self.app).step("Faust does not give its partitions up"):
+            await super().on_partitions_revoked(revoked)
+
+    async def ping(self) -> None:
+        """Return once the thread has answered."""
+        await self.call_thread(self._answer)
+
+    async def _answer(self) -> None:
+        pass
 
     async def tell_group(self, offsets: Mapping[TP, int]) -> bool:
         """Commit *offsets* to the group, for lag tools; return whether it took them."""
@@ -75,9 +93,18 @@ class Reading:
     So what is waiting is bounded, whatever the backlog.
     """
 
-    def __init__(self, partition: int, open_source: Callable[[], PartitionSource], deliver: Callable[[Batch], None]):
+    def __init__(
+        self,
+        partition: int,
+        open_source: Callable[[], PartitionSource],
+        deliver: Callable[[Batch], None],
+        liveness: Liveness,
+    ) -> None:
         self.partition = partition
+        #: Runs :meth:`read`.
+        self.task: asyncio.Future[None] | None = None
         self._deliver = deliver
+        self._liveness = liveness
         self._stopped = False
         self._waiting: list[Batch] = []
         # A thread of its own: a fetch blocks, and a consumer belongs to one thread.
@@ -92,8 +119,18 @@ class Reading:
             if batches and not self._stopped:
                 self._waiting = batches
                 for batch in batches:
+                    self._liveness.begin(_way(batch), f"a batch of {batch.topic}[{batch.partition}] does not arrive")
                     self._deliver(batch)
                 return
+
+    def arrived(self, batch: Batch) -> None:
+        """Note that *batch* has made its way through Faust."""
+        self._liveness.end(_way(batch))
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether nothing is fetched, and nothing that was fetched is to be taken up."""
+        return self.task is not None and self.task.done() and not self._waiting
 
     def taken_up(self, batch: Batch) -> bool:
         """Note that *batch* is being worked on; return whether nothing is waiting any more."""
@@ -111,6 +148,8 @@ class Reading:
     def stop(self) -> None:
         """Deliver nothing any more; the source is closed in its own time."""
         self._stopped = True
+        for batch in self._waiting:
+            self.arrived(batch)
         self._source.add_done_callback(
             lambda opened: None if opened.cancelled() or opened.exception() else self._close(opened.result())
         )
@@ -121,6 +160,10 @@ class Reading:
 
     async def _run(self, call: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+
+def _way(batch: Batch) -> tuple[str, int]:
+    return ("batch", id(batch))
 
 
 class BatchConsumer(driver.Consumer):
@@ -139,7 +182,9 @@ class BatchConsumer(driver.Consumer):
     def start_partition(self, partition: int, offsets: Mapping[str, int], open_source: OpenSource) -> None:
         """Read a partition of all source topics, from *offsets* (by topic) on. Until this is called it is not read."""
         self._stop(partition)
-        self._readings[partition] = Reading(partition, lambda: open_source(partition, offsets), self._deliver)
+        self._readings[partition] = Reading(
+            partition, lambda: open_source(partition, offsets), self._deliver, _liveness_of(self.app)
+        )
         self._read_offset.update({TP(topic, partition): offset for topic, offset in offsets.items()})
         self.resume_partitions({TP(topic, partition) for topic in offsets})
         self._read(self._readings[partition])
@@ -155,6 +200,23 @@ class BatchConsumer(driver.Consumer):
         reading = self._readings.get(batch.partition)
         if reading is not None and reading.taken_up(batch):
             self._read(reading)
+
+    def arrived(self, batch: Batch) -> None:
+        """Note that *batch* has reached its agent."""
+        reading = self._readings.get(batch.partition)
+        if reading is not None:
+            reading.arrived(batch)
+
+    def signs(self) -> Iterator[str]:
+        """Yield, in words, which partitions should be read, and are not."""
+        for partition, reading in self._readings.items():
+            if reading.stands_still:
+                yield f"partition {partition} is not read any more"
+
+    async def ping(self) -> None:
+        """See :meth:`ConsumerThread.ping`."""
+        thread: Any = self._thread
+        await thread.ping()
 
     async def at_the_end(self, partition: int) -> bool:
         """Say whether everything that there is on the partition's source topics has been read and taken up."""
@@ -176,7 +238,7 @@ class BatchConsumer(driver.Consumer):
         self._fetched.put_nowait(batch)
 
     def _read(self, reading: Reading) -> None:
-        self.add_future(reading.read())
+        reading.task = self.add_future(reading.read())
 
     def _stop(self, partition: int) -> None:
         reading = self._readings.pop(partition, None)

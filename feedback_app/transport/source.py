@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from feedback_app.connections import ANSWER_S, learn_leader, librdkafka_config, passes
 from feedback_app.errors import BrokerError, StateError
+from feedback_app.liveness import Liveness, watched
 from feedback_app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,9 @@ class PartitionSource:
     All methods block, and are called from one thread at a time.
     """
 
-    def __init__(self, settings: Settings, partition: int, offsets: Mapping[str, int]) -> None:
+    def __init__(
+        self, settings: Settings, partition: int, offsets: Mapping[str, int], *, liveness: Liveness | None = None
+    ) -> None:
         self.partition = partition
         #: Where the next batch of each topic starts; and how far it has been read, which is further where only markers
         #: of transactions follow: they are never handed out.
@@ -59,7 +62,7 @@ class PartitionSource:
         self._read_to = dict(offsets)
         #: Where the end of a topic was last met.
         self._ends: dict[str, int] = {}
-        self._consumer = confluent_kafka.Consumer(
+        consumer = confluent_kafka.Consumer(
             librdkafka_config(settings)
             | {
                 "group.id": settings.app_id,  # never joined
@@ -77,6 +80,7 @@ class PartitionSource:
             },
             logger=logging.getLogger("feedback_app.librdkafka"),
         )
+        self._consumer = watched(consumer, f"the source of partition {partition}", liveness)
         for topic in offsets:
             learn_leader(self._consumer, topic)
         self._consumer.assign([TopicPartition(topic, partition, at) for topic, at in offsets.items()])

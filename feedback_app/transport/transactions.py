@@ -24,6 +24,7 @@ from feedback_app.connections import librdkafka_config
 from feedback_app.core.state import Changes
 from feedback_app.core.transaction import Send
 from feedback_app.errors import Aborted, BrokerError, FeedbackError, Fenced
+from feedback_app.liveness import Liveness, watched
 from feedback_app.settings import Settings
 from feedback_app.topics import MAX_SIDE_BYTES
 
@@ -51,12 +52,12 @@ _FENCED: Final = frozenset(
 class TransactionalProducer:
     """Writes the transactions of one partition. All blocking methods run in the producer's own thread."""
 
-    def __init__(self, settings: Settings, partition: int) -> None:
+    def __init__(self, settings: Settings, partition: int, *, liveness: Liveness | None = None) -> None:
         self.partition = partition
         self._stopped = False
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"transactions-{partition}")
         self._position = -1
-        self._producer = confluent_kafka.Producer(
+        producer = confluent_kafka.Producer(
             librdkafka_config(settings)
             | {
                 "transactional.id": f"{settings.app_id}-{partition}",
@@ -76,6 +77,7 @@ class TransactionalProducer:
             },
             logger=logging.getLogger("feedback_app.librdkafka"),
         )
+        self._producer = watched(producer, f"the producer of partition {partition}", liveness)
 
     async def run(self, call: Callable[[], _T]) -> _T:
         """Run *call* in the producer's thread, after everything that was asked before."""

@@ -7,16 +7,19 @@ from typing import Any
 from faust.web import Request, Response, View
 
 from feedback_app.health import Health
+from feedback_app.liveness import Liveness
 from tables.feedback_windows import FeedbackWindows
 
 
-def health_views(table: FeedbackWindows, health: Health) -> dict[str, type[View]]:
+def health_views(table: FeedbackWindows, health: Health, liveness: Liveness) -> dict[str, type[View]]:
     """Return the views, by path."""
 
     class Live(View):
-        """200 while the process can answer at all."""
+        """200, or 503 with the reasons once a part of the worker has died or hangs."""
 
         async def get(self, request: Request, **_: Any) -> Response:
+            if reasons := liveness.reasons():
+                return self.json({"status": "dead", "reasons": reasons}, status=503)
             return self.json({"status": "live"})
 
     class Ready(View):
