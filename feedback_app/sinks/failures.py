@@ -40,8 +40,9 @@ class Failure:
     """Why one operation of a bulk write failed."""
 
     message: str
-    #: A document with this ``_id`` is there already.
-    duplicate_id: bool = False
+    #: The index of which a document with the same key is there already; empty for other failures. There may be more of
+    #: them than the server names.
+    duplicate_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,8 @@ class Written:
             code, message = error["code"], _brief(error["errmsg"])
             if code in _SERVER_AT_FAULT:
                 raise SinkUnavailable(f"{message} (code {code})")
-            # An operator may have made a unique index of his own, and that refuses a document for good.
-            duplicate_id = code == _DUPLICATE_KEY and "_id" in error.get("keyPattern", {"_id": 1})
-            failures[error["index"]] = Failure(f"{message} (code {code})", duplicate_id)
+            duplicate_in = ",".join(error.get("keyPattern", {"_id": 1})) if code == _DUPLICATE_KEY else ""
+            failures[error["index"]] = Failure(f"{message} (code {code})", duplicate_in)
         return cls(details["nMatched"], failures)
 
     def followed_by(self, other: Written, offset: int) -> Written:

@@ -139,7 +139,7 @@ class MongoSink:
             return []
         # The server says how many were not matched, not which.
         unsure = [document for position, document in enumerate(there) if position not in replaced.failures]
-        counts = await self._counts([document["_id"] for document in unsure])
+        counts = await self._counts(self._windows, [document["_id"] for document in unsure])
         again = []
         for document in unsure:
             document_id = document["_id"]
@@ -188,12 +188,21 @@ class MongoSink:
         """Insert *documents*, note in *refused* what is refused for good, and return what is there already."""
         inserted = await self._write(collection, [InsertOne(document) for document in documents])
         there = []
+        # An operator may have made a unique index of his own. It refuses a document for good, unless that is there
+        # itself: SecantusDB then names this index, and not that of the ``_id``.
+        in_doubt: dict[str, Document] = {}
         for position, failure in inserted.failures.items():
             document = documents[position]
-            if failure.duplicate_id:
+            if failure.duplicate_in == "_id":
                 there.append(document)
             else:
                 refused[document["_id"]] = failure.message
+                if failure.duplicate_in:
+                    in_doubt[document["_id"]] = document
+        if in_doubt:
+            for document_id in await self._counts(collection, list(in_doubt)):
+                del refused[document_id]
+                there.append(in_doubt[document_id])
         return there
 
     async def _write(self, collection: _Collection, operations: Sequence[_Operation]) -> Written:
@@ -226,12 +235,13 @@ class MongoSink:
         first = await self._write(collection, operations[:middle])
         return first.followed_by(await self._write(collection, operations[middle:]), middle)
 
-    async def _counts(self, ids: Sequence[str]) -> dict[str, Any]:
+    async def _counts(self, collection: _Collection, ids: Sequence[str]) -> dict[str, Any]:
+        """Return the counts of those documents of *ids* that are there; None for what has no count."""
         counts: dict[str, Any] = {}
         try:
             for start in range(0, len(ids), _IDS_IN_ONE_QUERY):
                 some = {"_id": {"$in": ids[start : start + _IDS_IN_ONE_QUERY]}}
-                async for stored in self._windows.find(some, {"count": 1}):
+                async for stored in collection.find(some, {"count": 1}):
                     counts[stored["_id"]] = stored.get("count")
         except PyMongoError as error:
             raise SinkUnavailable(describe(error)) from None

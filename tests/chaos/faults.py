@@ -145,10 +145,10 @@ def _around_taking_over(faults: Faults) -> None:
         fence(self)
         faults.blocking(Point.FENCED)
 
-    def restore_noted(self: Restorer, *args: Any) -> Any:
+    def restore_noted(self: Restorer, *args: Any, **kwargs: Any) -> Any:
         restoring.now = True
         try:
-            return restore(self, *args)
+            return restore(self, *args, **kwargs)
         finally:
             restoring.now = False
 

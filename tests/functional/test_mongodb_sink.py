@@ -315,6 +315,28 @@ async def test_what_a_rule_of_the_collection_forbids_is_refused(sink: MongoSink,
     assert {found["agentId"]: found["count"] for found in db["feedback_windows"].find()} == {"a": 1, "b": 1, "d": 1}
 
 
+async def test_a_unique_index_of_an_operator_is_not_mistaken_for_a_refusal(
+    sink: MongoSink, db: Database[Document]
+) -> None:
+    """A window that is there is duplicate in both indexes, and the server names one."""
+    db["feedback_windows"].create_index([("agentId", 1)], unique=True)
+    await sink.upsert_windows([window("a", 1), window("b", 5)])
+    outcome = await sink.upsert_windows([window("a", 2), window("b", 4), window("c", 1)])
+    assert (outcome.refused, outcome.ahead) == ({}, {window("b", 4)["_id"]: 5})
+    assert {found["agentId"]: found["count"] for found in db["feedback_windows"].find()} == {"a": 2, "b": 5, "c": 1}
+
+
+async def test_a_unique_index_of_an_operator_lets_newer_items_in(sink: MongoSink, db: Database[Document]) -> None:
+    db["feedback"].create_index([("userId", 1)], unique=True)
+    origin = Origin("feedback", 0, 7)
+    await sink.upsert_items([item("f-1", 1_000, origin, userId="u-1")])
+    refused = await sink.upsert_items(
+        [item("f-1", 2_000, origin, userId="u-1", score=5), item("f-2", 1_000, origin, userId="u-1")]
+    )
+    assert refused == 1
+    assert {found["_id"]: found["score"] for found in db["feedback"].find()} == {"f-1": 5}
+
+
 # --- indexes and connection ------------------------------------------------------------------------------------------
 
 
