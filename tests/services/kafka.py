@@ -139,7 +139,9 @@ class ApacheKafka(ChildProcess):
         unfinished.write_text(self._server_properties(logs))
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = [self._java, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", self._classpath]
-        command += ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster_id, "-c", str(unfinished)]
+        # In one word: an id may begin with "-".
+        command += ["kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster_id}"]
+        command += ["--config", str(unfinished)]
         command += self._format_options()
         _run(command, "Kafka's storage could not be formatted", _FORMAT_TIMEOUT_S)
         unfinished.rename(self._properties)
