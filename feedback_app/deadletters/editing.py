@@ -79,14 +79,11 @@ class EditedFile:
             self._file = path.open("rb")
         except OSError as error:
             raise EditError(f"--from-file {str(path)!r}: {error.strerror}") from None
-        at = 0
-        for number, line in enumerate(self._file, 1):
-            if line.strip():
-                letter, _ = self._parse(line, number)
-                if letter in self._lines:
-                    raise self._wrong(number, f"letter {letter[0]}@{letter[1]} comes a second time")
-                self._lines[letter] = at, number
-            at += len(line)
+        try:
+            self._find_lines()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def letters(self) -> KeysView[LetterId]:
@@ -107,6 +104,16 @@ class EditedFile:
 
     def close(self) -> None:
         self._file.close()
+
+    def _find_lines(self) -> None:
+        at = 0
+        for number, line in enumerate(self._file, 1):
+            if line.strip():
+                letter, _ = self._parse(line, number)
+                if letter in self._lines:
+                    raise self._wrong(number, f"letter {letter[0]}@{letter[1]} comes a second time")
+                self._lines[letter] = at, number
+            at += len(line)
 
     def _parse(self, line: bytes, number: int) -> tuple[LetterId, bytes]:
         try:
