@@ -1,4 +1,4 @@
-"""Commands on the application: ``faust -A feedback_app simulate``, ``verify``, ``topics``.
+"""Commands on the application: ``faust -A feedback_app simulate``, ``verify``, ``topics``, ``dead-letters``.
 
 None of them starts the worker's consumer or producer, and none joins its group.
 """
@@ -10,9 +10,10 @@ from typing import Any, ClassVar, NoReturn
 
 import click
 import orjson
-from faust.cli.base import AppCommand, option
+from faust.cli.base import AppCommand, cli, option
 from faust.types import AppT
 
+from feedback_app.deadletters.commands import dead_letters
 from feedback_app.errors import FeedbackError
 from feedback_app.progress import sending, waiting
 from feedback_app.provisioning import ensure_topics, inspect_topics
@@ -88,6 +89,8 @@ def register_commands(app: AppT, settings: Settings) -> None:
     def topics(command: FeedbackCommand, check: bool, as_json: bool) -> int:
         """List the topics and how they fit the settings."""
         return _topics(settings, check=check, as_json=as_json or command.json)
+
+    cli.add_command(dead_letters(settings))
 
 
 def _simulate(

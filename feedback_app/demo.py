@@ -19,6 +19,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from feedback_app.core.headers import is_mark
 from feedback_app.embedded.broker import EmbeddedBroker
 from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.embedded.process import free_port
@@ -164,7 +165,7 @@ def _mislabelled(settings: Settings, reader: TopicReader, traffic: Traffic) -> I
     for topic, labelled in ((topics.late, traffic.late), (topics.dead_letter, traffic.invalid)):
         found: Labelled = Counter()
         for _, messages in reader.read(topic, {}, {}):
-            found.update(message.value() for message in messages)
+            found.update(message.value() for message in messages if not is_mark(message))
         for verb, surplus in (("holds", found - labelled), ("lacks", labelled - found)):
             if surplus:
                 example, _ = next(iter(surplus.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,17 +11,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 
 @contextmanager
-def sending(total: float | None) -> Iterator[Callable[[int], None]]:
+def sending(total: float | None, verb: str = "sending", what: str = "events") -> Iterator[Callable[[int], None]]:
     """Show a progress bar; yield what to call with the number of events sent so far."""
     columns = (
-        TextColumn("sending"),
+        TextColumn(verb),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("events, {task.fields[rate]:,}/s"),
+        TextColumn(what + ", {task.fields[rate]:,}/s"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("sending", total=total, rate=0)
+    # What goes to stdout meanwhile must get there, and not to stderr with the bar, unless both are the same terminal.
+    same = sys.stdout.isatty()
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=same) as progress:
+        task = progress.add_task(verb, total=total, rate=0)
 
         def report(sent: int) -> None:
             elapsed = progress.tasks[0].elapsed or 0.0

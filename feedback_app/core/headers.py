@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from feedback_app.core.events import Headers, Origin, SourceRecord
 
 _OURS: Final = "feedback-"
 _PARTITIONS: Final = 1 << 31
 _OFFSETS: Final = 1 << 63
+_PLACE: Final = re.compile(rb"([A-Za-z0-9._-]{1,249})/([0-9]{1,10})@([0-9]{1,19})")
 
 #: Stands for headers that can't be read; told by its identity, so no producer can pretend it.
 UNREADABLE: Final[Headers] = [("unreadable", None)]
@@ -25,6 +27,9 @@ class Header(StrEnum):
     WATERMARK = "feedback-watermark"
     DECIDED_AT = "feedback-decided-at"
     TRUNCATED = "feedback-truncated"
+    REPLAYED_FROM = "feedback-replayed-from"
+    REPLAYED_LETTER = "feedback-replayed-letter"
+    REPLAYED_AS = "feedback-replayed-as"
 
 
 def headers_of(record: SourceRecord) -> Headers:
@@ -64,3 +69,52 @@ def origin_of(headers: Headers | None) -> Origin | None:
         return None
     possible = origin.topic and 0 <= origin.partition < _PARTITIONS and 0 <= origin.offset < _OFFSETS
     return origin if possible else None
+
+
+class Mark(NamedTuple):
+    """That a dead letter was replayed. It stands behind its letter, on the same partition of the dead-letter topic.
+
+    Workers strip every producer's own ``feedback-*`` headers before they set a record aside: no input becomes a mark.
+    """
+
+    letter: int
+    record: Origin
+
+
+def is_mark(record: SourceRecord) -> bool:
+    """Say whether a record of the dead-letter topic is a mark, and so no letter."""
+    return any(name == Header.REPLAYED_LETTER for name, _ in headers_of(record))
+
+
+def mark_headers(mark: Mark) -> Headers:
+    """Return the headers that a mark consists of."""
+    return [(Header.REPLAYED_LETTER, b"%d" % mark.letter), (Header.REPLAYED_AS, place(mark.record))]
+
+
+def mark_of(headers: Headers | None) -> Mark | None:
+    """Return the mark that the headers are; None when they name no letter, or no record."""
+    named = {name: value or b"" for name, value in headers or ()}
+    letter, record = named.get(Header.REPLAYED_LETTER, b""), place_of(named.get(Header.REPLAYED_AS))
+    if record is None or not letter.isdigit() or len(letter) > 19 or int(letter) >= _OFFSETS:
+        return None
+    return Mark(int(letter), record)
+
+
+def place(of: Origin) -> bytes:
+    """Return how a header names a record: ``topic/partition@offset``."""
+    return b"%b/%d@%d" % (of.topic.encode(), of.partition, of.offset)
+
+
+def place_of(value: bytes | None) -> Origin | None:
+    """Return the record that a header names; None when it names none."""
+    match = _PLACE.fullmatch(value or b"")
+    if match is None:
+        return None
+    origin = Origin(match[1].decode(), int(match[2]), int(match[3]))
+    return origin if origin.partition < _PARTITIONS and origin.offset < _OFFSETS else None
+
+
+def replayed_from(headers: Headers | None) -> Origin | None:
+    """Return the letter that an input record says it is of. Anybody can write that: only a mark that names the record
+    makes it true."""
+    return place_of(next((value for name, value in headers or () if name == Header.REPLAYED_FROM), None))

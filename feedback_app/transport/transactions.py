@@ -50,17 +50,31 @@ _FENCED: Final = frozenset(
 
 
 class TransactionalProducer:
-    """Writes the transactions of one partition. All blocking methods run in the producer's own thread."""
+    """Writes the transactions of one partition. All blocking methods run in the producer's own thread.
 
-    def __init__(self, settings: Settings, partition: int, *, liveness: Liveness | None = None) -> None:
+    Args:
+        transactional_id: the app id and the partition's number by default.
+        name: what the transactions are of, in messages; the partition by default.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        partition: int,
+        *,
+        liveness: Liveness | None = None,
+        transactional_id: str = "",
+        name: str = "",
+    ) -> None:
         self.partition = partition
+        self._name = name or f"partition {partition}"
         self._stopped = False
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"transactions-{partition}")
         self._position = -1
         producer = confluent_kafka.Producer(
             librdkafka_config(settings)
             | {
-                "transactional.id": f"{settings.app_id}-{partition}",
+                "transactional.id": transactional_id or f"{settings.app_id}-{partition}",
                 "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
                 # The whole transaction is handed over before it is flushed: waiting for more would only cost time.
                 "linger.ms": 0,
@@ -197,24 +211,24 @@ class TransactionalProducer:
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise self._failed(error) from error
-                logger.warning("partition %s: the commit is repeated: %s", self.partition, error.args[0].str())
+                logger.warning("%s: the commit is repeated: %s", self._name, error.args[0].str())
                 self._check_running()
             else:
                 return
 
     def _check_running(self) -> None:
         if self._stopped:
-            raise Fenced(f"partition {self.partition} was given up while the broker was waited for")
+            raise Fenced(f"{self._name} was given up while the broker was waited for")
 
     def _failed(self, error: KafkaException) -> FeedbackError:
         """Say what *error* means for the transaction, which is aborted where that is allowed."""
         reason = self._cause(error.args[0])
         if reason.code() in _FENCED:
-            return Fenced(f"partition {self.partition}: another worker has taken over ({reason.str()})")
+            return Fenced(f"{self._name}: another worker has taken over ({reason.str()})")
         if reason.txn_requires_abort():
             self._abort()
-            return Aborted(f"partition {self.partition}: the transaction was aborted ({reason.str()})")
-        return BrokerError(f"partition {self.partition}: the transaction failed ({reason.str()})")
+            return Aborted(f"{self._name}: the transaction was aborted ({reason.str()})")
+        return BrokerError(f"{self._name}: the transaction failed ({reason.str()})")
 
     def _cause(self, reason: KafkaError) -> KafkaError:
         """Return what is behind *reason*: handing over a record says no more than that there was a fatal error."""
@@ -232,9 +246,9 @@ class TransactionalProducer:
             except KafkaException as error:
                 reason: KafkaError = error.args[0]
                 if reason.code() in _FENCED:
-                    raise Fenced(f"partition {self.partition}: another worker has taken over") from error
+                    raise Fenced(f"{self._name}: another worker has taken over") from error
                 if not reason.retriable():
-                    raise BrokerError(f"partition {self.partition}: the abort failed ({reason.str()})") from error
+                    raise BrokerError(f"{self._name}: the abort failed ({reason.str()})") from error
                 self._check_running()
             else:
                 return

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 from confluent_kafka import Message
 
-from feedback_app.core.events import Headers
-from feedback_app.core.headers import headers_of, origin_of
+from feedback_app.core.events import Headers, Origin
+from feedback_app.core.headers import headers_of, is_mark, origin_of
 from feedback_app.core.state import OPEN, PARTITION_RECORD_KEY, PartitionRecord
 from feedback_app.errors import BrokerError, TopicMismatch
 from feedback_app.models import decode
@@ -18,7 +18,7 @@ from feedback_app.provisioning import WINDOWS_COLLECTION, inspect_topics, open_d
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
 from feedback_app.verification.differences import Verdict
-from feedback_app.verification.letters import InputRecord, Letter
+from feedback_app.verification.letters import InputRecord, Letter, name
 from feedback_app.verification.reading import TopicReader, appended_at
 from feedback_app.verification.recount import Recount, Undecidable
 
@@ -123,10 +123,7 @@ class _Check:
         for topic in (topics.late, topics.dead_letter):
             for partition, messages in self._read(topic):
                 for message in messages:
-                    letter = Letter.read(
-                        partition, message.key(), message.value(), _headers(message), dead=topic == topics.dead_letter
-                    )
-                    recount.add_letter(letter, f"{topic}/{partition}@{message.offset()}")
+                    _add_letter(recount, topic, partition, message, dead=topic == topics.dead_letter)
         for partition, held in self._reader.ranges(topics.repartition).items():
             recount.forwards_start(partition, held.first)
         for partition, messages in self._read(topics.repartition):
@@ -220,10 +217,22 @@ def _check_topics(settings: Settings) -> None:
             raise TopicMismatch(found.problem)
 
 
+def _add_letter(recount: Recount, topic: str, partition: int, message: Message, *, dead: bool) -> None:
+    headers, where = _headers(message), Origin(topic, partition, message.offset() or 0)
+    if dead and is_mark(message):
+        recount.add_mark(where, headers)
+        return
+    letter = Letter.read(partition, message.key(), message.value(), headers, dead=dead)
+    if dead:
+        recount.add_dead_letter(letter, where)
+    else:
+        recount.add_letter(letter, name(where))
+
+
 def _add_input(recount: Recount, topic: str, partition: int, messages: list[Message]) -> None:
     def record_at(index: int) -> InputRecord:
         message = messages[index]
-        return InputRecord(message.key(), message.value(), appended_at(message))
+        return InputRecord(message.key(), message.value(), appended_at(message), _headers(message))
 
     offsets = [message.offset() or 0 for message in messages]
     recount.add_input(topic, partition, offsets, decode([message.value() for message in messages]), record_at)

@@ -24,6 +24,7 @@ class Verdict:
         counted: records in open windows and, for windows that are not open, in documents, as these say it.
         late: input records found on the late topic.
         dead_lettered: input records found on the dead-letter topic.
+        replayed: dead letters that were sent again, each as a record of the input.
         open: open windows. They are no differences; each stands for its document, if there is one yet.
         documents: window documents.
         aggregated_events: distinct event ids.
@@ -38,6 +39,7 @@ class Verdict:
     counted: int = 0
     late: int = 0
     dead_lettered: int = 0
+    replayed: int = 0
     open: int = 0
     documents: int = 0
     aggregated_events: int = 0

@@ -13,11 +13,15 @@ from feedback_app.verification.differences import Differences
 
 
 class InputRecord(NamedTuple):
-    """The parts of an input record that only matter when it was set aside; *appended_at* is the broker's time."""
+    """The parts of an input record that only matter when it was set aside, or is a dead letter that was replayed.
+
+    *appended_at* is the broker's time.
+    """
 
     key: bytes | None
     value: bytes | None
     appended_at: int | None
+    headers: Headers = ()
 
 
 @dataclass(frozen=True, slots=True)

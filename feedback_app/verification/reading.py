@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -64,18 +64,21 @@ class TopicReader:
         """
         return {partition: self._range(topic, partition) for partition in range(self._partitions)}
 
-    def read(self, topic: str, starts: Mapping[int, int], ends: dict[int, int]) -> Iterator[tuple[int, list[Message]]]:
+    def read(
+        self, topic: str, starts: Mapping[int, int], ends: dict[int, int], partitions: Collection[int] | None = None
+    ) -> Generator[tuple[int, list[Message]], None, None]:
         """Yield committed records, some of one partition at a time, until the end of every partition was reached.
 
         Args:
             starts: where to start in each partition; those that are left out are read from their beginning.
             ends: gets, for each partition, the offset at which its end was found.
+            partitions: which to read; all by default.
 
         Raises:
             BrokerError: the broker does not answer, or refuses.
         """
         consumer = self._committed
-        partitions = range(self._partitions)
+        partitions = range(self._partitions) if partitions is None else partitions
         self._learn_leaders(topic)
         consumer.assign([Position(topic, number, starts.get(number, OFFSET_BEGINNING)) for number in partitions])
         unfinished = set(partitions)

@@ -1,7 +1,8 @@
 """The recount: what must have become of every record, worked out again from the input and compared with what is there.
 
 Pure: :mod:`feedback_app.verification` reads the topics and the database and hands everything over, in this order:
-partition records, open windows, letters, forwarded records, input, aggregated events, documents.
+partition records, open windows, letters and marks of replayed ones, forwarded records, input, aggregated events,
+documents.
 
 Nothing here trusts a counter of the worker. Memory is bounded by windows and by late and dead letters, not by events.
 """
@@ -13,12 +14,13 @@ from typing import Any
 
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum
 from feedback_app.core.documents import Document, window_document
-from feedback_app.core.events import Decoded, Event, Invalid, Origin
+from feedback_app.core.events import Decoded, Event, Headers, Invalid, Origin
 from feedback_app.core.partitioning import partitioner
 from feedback_app.core.state import PartitionRecord, window_of
 from feedback_app.core.windows import Window, window_end
 from feedback_app.verification.differences import Differences, Verdict, explain_window
 from feedback_app.verification.letters import InputRecord, Letter, Letters, name
+from feedback_app.verification.replays import Replays
 from feedback_app.verification.sizes import WindowSizes
 
 
@@ -34,6 +36,7 @@ class Recount:
         self._repartition = repartition_topic
         self._differences = Differences()
         self._letters = Letters(self._differences)
+        self._replays = Replays(self._differences)
         self._sizes = WindowSizes(window_size)
         self._floors: dict[int, int] = {}
         self._open: dict[Window, Aggregate] = {}
@@ -59,6 +62,15 @@ class Recount:
         else:
             self._letters.add(letter)
 
+    def add_dead_letter(self, letter: Letter | None, where: Origin) -> None:
+        """Take a letter that stands at *where* on the dead-letter topic, and so may have been replayed."""
+        self.add_letter(letter, name(where))
+        self._replays.add_letter(where)
+
+    def add_mark(self, where: Origin, headers: Headers) -> None:
+        """Take the mark of a replayed letter, which stands at *where* on the dead-letter topic, after its letter."""
+        self._replays.add_mark(where, headers)
+
     @property
     def needs_forwarded(self) -> bool:
         """Whether :meth:`add_forwarded` must be told of every forwarded record, since window sizes have changed."""
@@ -83,8 +95,8 @@ class Recount:
         """Count one slice of one input partition.
 
         Args:
-            record_at: gives the rest of the slice's n-th record. It is asked for records that were set aside alone:
-                fetching it for all of them would take a third longer.
+            record_at: gives the rest of the slice's n-th record. It is asked only for records that were set aside, and
+                for those that marks of replayed letters name: fetching it for all of them would take a third longer.
 
         Raises:
             Undecidable: the window that a record belongs to can't be told any more.
@@ -93,6 +105,8 @@ class Recount:
         seed, expected, partition_of = checksum_seed(topic, partition), self._expected, self._partition_of
         only_size = self._sizes.only(partition)
         self._input += len(offsets)
+        for index, letter in self._replays.within(topic, partition, offsets):
+            self._replays.check(Origin(topic, partition, offsets[index]), letter, record_at(index).headers)
         for index, (offset, event) in enumerate(zip(offsets, decoded, strict=True)):
             set_aside = letters.pop(offset, None) if letters else None
             if isinstance(event, Invalid):
@@ -161,11 +175,13 @@ class Recount:
             self._differences.extra(f"aggregated event {event_id}: no document says so")
         for letter in self._letters.left():
             self._differences.extra(f"{name(letter.origin)} is in {letter.topic}, and not on the input")
+        self._replays.check_all_met()
         return Verdict(
             input=self._input,
             counted=self._counted,
             late=self._late,
             dead_lettered=self._dead,
+            replayed=self._replays.matched,
             open=len(self._open),
             documents=self._documents,
             aggregated_events=self._distinct_events,
