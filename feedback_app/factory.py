@@ -39,8 +39,9 @@ from feedback_app.transport.batches import BatchConsumer, BatchTransport
 from feedback_app.transport.signs import faust_signs
 from feedback_app.watch import WatchedWorker, leave
 from feedback_app.web.agents import agent_views
+from feedback_app.web.answers import plain_answers
 from feedback_app.web.health import health_views
-from feedback_app.web.token import token_guard
+from feedback_app.web.token import open_to_others, token_guard
 from tables.feedback_windows import FeedbackWindows
 from tables.partition import OwnedPartition, data_path
 from tables.recovery import SelfRestoringTables
@@ -103,6 +104,12 @@ class FeedbackApp(faust.App):
 
     def _new_transport(self) -> Transport:
         return BatchTransport(self.conf.broker_consumer, self)
+
+    async def on_start(self) -> None:
+        """Say what is allowed and yet should be known."""
+        if warning := open_to_others(self.settings):
+            logger.warning("%s", warning)
+        await super().on_start()
 
     async def on_stop(self) -> None:
         """Give the partitions up, then let go of the database."""
@@ -214,16 +221,16 @@ def create_app(
         topic_partitions=topics.partitions,
         topic_replication_factor=settings.replication_factor,
         topic_disable_leader=True,
-        # Faust's own pages show tables, streams and routes to whoever asks.
-        web_graph_enabled=False,
-        web_metrics_enabled=False,
-        web_router_enabled=False,
-        web_stats_enabled=False,
-        web_tables_enabled=False,
+        # Faust's own pages show how the application is built.
+        web_graph_enabled=settings.web_faust_pages,
+        web_metrics_enabled=settings.web_faust_pages,
+        web_router_enabled=settings.web_faust_pages,
+        web_stats_enabled=settings.web_faust_pages,
+        web_tables_enabled=settings.web_faust_pages,
         web_bind=settings.web_host,
         web_host=_reachable(settings.web_host),
         web_port=settings.web_port,
-        web_application_options={"middlewares": token_guard(settings)},
+        web_application_options={"middlewares": [plain_answers, *token_guard(settings)]},
         TableManager=SelfRestoringTables,
         Worker=FeedbackWorker,
     )

@@ -100,6 +100,7 @@ class Settings(BaseSettings):
     web_host: str = "127.0.0.1"
     web_port: Annotated[int, Field(ge=1, le=65_535)] = 6066
     web_token: SecretStr | None = None
+    web_faust_pages: bool = False
 
     @field_validator("broker_url")
     @classmethod

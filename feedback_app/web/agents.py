@@ -1,13 +1,19 @@
-"""``/feedback/agents/{agentId}``: an agent's open windows, answered by the worker that owns the agent."""
+"""``/feedback/agents/{agentId}``: an agent's open windows, answered by the worker that owns the agent.
+
+A request is passed on with the caller's token, to the URL that the owner has told the group. So whoever may join the
+consumer group is trusted with the token; it is Kafka's ACLs that say who may.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
 import aiohttp
 from faust.web import Request, Response, View
+from yarl import URL
 
 from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.documents import to_json, window_document
@@ -18,6 +24,8 @@ from tables.feedback_windows import FeedbackWindows
 #: Marks a request that another worker has passed on: it is passed on once at most, whatever the workers believe.
 FORWARDED: Final = "X-Feedback-Forwarded"
 _ANSWER_S: Final = 5.0
+_JSON: Final = "application/json"
+_ADDRESS: Final = re.compile(r"http://(\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]+)(:[0-9]{1,5})?/?")
 
 
 def agent_views(app: Any, table: FeedbackWindows, partitions: int) -> dict[str, type[View]]:
@@ -35,7 +43,7 @@ def agent_views(app: Any, table: FeedbackWindows, partitions: int) -> dict[str, 
                 stored = owned.state.open_windows_of(agent_id)
                 windows = [window_document(window_of(key), Aggregate.decode(value)) for key, value in stored]
                 body = to_json({"agentId": agent_id, "partition": number, "open": windows})
-                return self.bytes(body, content_type="application/json")
+                return self.bytes(body, content_type=_JSON)
             if FORWARDED in request.headers:
                 return self.json({"error": f"partition {number} is changing hands; try again"}, status=503)
             return await self._ask_the_owner(request, agent_id, number)
@@ -48,20 +56,31 @@ def agent_views(app: Any, table: FeedbackWindows, partitions: int) -> dict[str, 
             headers = {FORWARDED: "1"}
             if "Authorization" in request.headers:
                 headers["Authorization"] = request.headers["Authorization"]
-            target = f"{url}/feedback/agents/{quote(agent_id, safe='')}"
+            # Encoded by us alone: yarl would take an agentId of dots for a step up.
+            target = URL(f"{url}/feedback/agents/{quote(agent_id, safe='')}", encoded=True)
             timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
             try:
-                async with app.http_client.get(target, headers=headers, timeout=timeout) as answer:
-                    return self.bytes(await answer.read(), content_type=answer.content_type, status=answer.status)
+                # A redirect would take the token elsewhere.
+                async with app.http_client.get(
+                    target, headers=headers, timeout=timeout, allow_redirects=False
+                ) as answer:
+                    if answer.content_type == _JSON:
+                        return self.bytes(await answer.read(), content_type=_JSON, status=answer.status)
+                    reason = "it is no worker"
             except (aiohttp.ClientError, TimeoutError) as error:
-                return self.json({"error": f"the owner of partition {number} does not answer: {error!r}"}, status=502)
+                reason = type(error).__name__
+            return self.json({"error": f"the owner of partition {number} does not answer: {reason}"}, status=502)
 
-    return {"/feedback/agents/{agent_id}": Agent}
+    # Faust's way of writing it would leave out an agentId with braces.
+    return {"/feedback/agents/{agent_id:[^/]+}": Agent}
 
 
 def owner_of(metadata: Mapping[str, Mapping[str, Any]], changelog: str, number: int) -> str | None:
-    """Return the URL of the worker that *metadata* (by URL, then topic: partitions) names for a partition."""
+    """Return the URL of the worker that *metadata* (by URL, then topic: partitions) names for a partition.
+
+    None as well for what is no plain ``http://host:port``: workers name nothing else.
+    """
     for url, topics in metadata.items():
         if number in topics.get(changelog, ()):
-            return url.rstrip("/")
+            return url.rstrip("/") if _ADDRESS.fullmatch(url) else None
     return None

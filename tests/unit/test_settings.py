@@ -68,6 +68,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "web_host": "127.0.0.1",
         "web_port": 6_066,
         "web_token": None,
+        "web_faust_pages": False,
     }
 
 
@@ -98,6 +99,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         ("WEB_HOST", "0.0.0.0", "0.0.0.0"),
         ("WEB_PORT", "65535", 65_535),
         ("WEB_TOKEN", "s3cret", SecretStr("s3cret")),
+        ("WEB_FAUST_PAGES", "true", True),
     ],
 )
 def test_each_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, value: object) -> None:
