@@ -10,6 +10,7 @@ from feedback_app.core.events import Headers, Origin, SourceRecord
 _OURS: Final = "feedback-"
 _PARTITIONS: Final = 1 << 31
 _OFFSETS: Final = 1 << 63
+_TOPIC_CHARACTERS: Final = 249  # Kafka's own limit
 
 #: Stands for headers that can't be read; told by its identity, so no producer can pretend it.
 UNREADABLE: Final[Headers] = [("unreadable", None)]
@@ -62,5 +63,15 @@ def origin_of(headers: Headers | None) -> Origin | None:
         )
     except (KeyError, ValueError):
         return None
-    possible = origin.topic and 0 <= origin.partition < _PARTITIONS and 0 <= origin.offset < _OFFSETS
+    possible = (
+        0 < len(origin.topic) <= _TOPIC_CHARACTERS
+        and 0 <= origin.partition < _PARTITIONS
+        and 0 <= origin.offset < _OFFSETS
+    )
     return origin if possible else None
+
+
+def truncated_from(headers: Headers) -> bytes:
+    """Return the size that a record had before it was forwarded, in decimals; empty where it lost nothing."""
+    size = dict(headers).get(Header.TRUNCATED) or b""
+    return size if len(size) < 20 and size.isdigit() else b""
