@@ -27,6 +27,7 @@ class Kept(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers
+    truncated: bool
 
 
 def cut(key: bytes | None, value: bytes | None, headers: Headers) -> Kept:
@@ -38,10 +39,10 @@ def cut(key: bytes | None, value: bytes | None, headers: Headers) -> Kept:
     content = _size(key) + _size(value)
     size = content + sum(len(name.encode()) + _size(of) + _HEADER_BYTES for name, of in headers)
     if size <= _MAX_BYTES and headers is not UNREADABLE:
-        return Kept(key, value, foreign(headers))
+        return Kept(key, value, foreign(headers), truncated=False)
     if content > _MAX_BYTES:
         key, value = key and key[:_MAX_KEY_BYTES], value and value[:MAX_INPUT_BYTES]
-    return Kept(key, value, [(Header.TRUNCATED, b"%d" % size)])
+    return Kept(key, value, [(Header.TRUNCATED, b"%d" % size)], truncated=True)
 
 
 def _size(part: bytes | None) -> int:

@@ -14,7 +14,7 @@ from zlib import crc32
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum
 from feedback_app.core.documents import Document, item_document
 from feedback_app.core.events import LOG_APPEND_TIME, Decoded, Event, Invalid, Origin, SourceRecord
-from feedback_app.core.headers import Header, headers_of, origin_headers, origin_of
+from feedback_app.core.headers import Header, headers_of, origin_headers, origin_of, truncated_from
 from feedback_app.core.state import OPEN, PartitionRecord, closed_key, window_key
 from feedback_app.core.transaction import Send, Transaction
 from feedback_app.core.watermark import Lateness
@@ -220,9 +220,9 @@ class Fold:
         """Return what is passed on of a record, under *key*; what it lost when it was forwarded stays marked."""
         headers = headers_of(record)
         kept = cut(key, record.value(), headers)
-        if record.topic() == self._rules.topics.repartition:
-            lost = [(name, value) for name, value in headers if name == Header.TRUNCATED]
-            kept = kept._replace(headers=[*kept.headers, *lost])
+        forwarded = record.topic() == self._rules.topics.repartition
+        if forwarded and not kept.truncated and (size := truncated_from(headers)):
+            return kept._replace(headers=[*kept.headers, (Header.TRUNCATED, size)])
         return kept
 
     def _origin(self, record: SourceRecord) -> Origin:

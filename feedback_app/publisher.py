@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from feedback_app.connections import librdkafka_config, open_client, refusal
 from feedback_app.errors import PublishError
-from feedback_app.models import validate
+from feedback_app.models import FeedbackEvent, validate
 from feedback_app.settings import Settings
 from feedback_app.topics import MAX_INPUT_BYTES, Topics
 
@@ -48,6 +48,11 @@ class FailedDelivery(NamedTuple):
 
 
 OnFailure = Callable[[FailedDelivery], None]
+
+
+def encoded(event: FeedbackEvent) -> bytes:
+    """Return a validated event as it goes to the wire."""
+    return orjson.dumps({name: value for name, value in event.items() if value is not None})
 
 
 class FeedbackPublisher:
@@ -106,10 +111,7 @@ class FeedbackPublisher:
             PublishError: the publisher is closed, or can't go on.
         """
         checked = validate(event)
-        self.publish_bytes(
-            checked["agentId"].encode(),
-            orjson.dumps({name: value for name, value in checked.items() if value is not None}),
-        )
+        self.publish_bytes(checked["agentId"].encode(), encoded(checked))
 
     def publish_bytes(self, key: bytes | None, value: bytes | None, partition: int | None = None) -> None:
         """Queue a record as it is, unchecked: for tools and tests, which must also send what is invalid or misplaced.

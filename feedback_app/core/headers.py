@@ -12,6 +12,7 @@ _OURS: Final = "feedback-"
 _PARTITIONS: Final = 1 << 31
 _OFFSETS: Final = 1 << 63
 _PLACE: Final = re.compile(rb"([A-Za-z0-9._-]{1,249})/([0-9]{1,10})@([0-9]{1,19})")
+_TOPIC_CHARACTERS: Final = 249  # Kafka's own limit
 
 #: Stands for headers that can't be read; told by its identity, so no producer can pretend it.
 UNREADABLE: Final[Headers] = [("unreadable", None)]
@@ -67,7 +68,11 @@ def origin_of(headers: Headers | None) -> Origin | None:
         )
     except (KeyError, ValueError):
         return None
-    possible = origin.topic and 0 <= origin.partition < _PARTITIONS and 0 <= origin.offset < _OFFSETS
+    possible = (
+        0 < len(origin.topic) <= _TOPIC_CHARACTERS
+        and 0 <= origin.partition < _PARTITIONS
+        and 0 <= origin.offset < _OFFSETS
+    )
     return origin if possible else None
 
 
@@ -118,3 +123,9 @@ def replayed_from(headers: Headers | None) -> Origin | None:
     """Return the letter that an input record says it is of. Anybody can write that: only a mark that names the record
     makes it true."""
     return place_of(next((value for name, value in headers or () if name == Header.REPLAYED_FROM), None))
+
+
+def truncated_from(headers: Headers) -> bytes:
+    """Return the size that a record had before it was forwarded, in decimals; empty where it lost nothing."""
+    size = dict(headers).get(Header.TRUNCATED) or b""
+    return size if len(size) < 20 and size.isdigit() else b""

@@ -49,7 +49,7 @@ class DeadLetter:
     @classmethod
     def read(cls, record: SourceRecord, *, replayed: bool) -> Self:
         """Read a record, whatever it holds."""
-        headers: Headers = [(name, value) for name, value in headers_of(record) if isinstance(value, bytes | None)]
+        headers = headers_of(record)
         named = {name: value or b"" for name, value in headers}
         return cls(
             Origin(record.topic() or "", record.partition() or 0, record.offset() or 0),
