@@ -137,7 +137,7 @@ class ApacheKafka(ChildProcess):
         )
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = [self._java, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", self._classpath]
-        command += ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster_id, "-c", str(unfinished)]
+        command += ["kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster_id}", "-c", str(unfinished)]
         _run(command, "Kafka's storage could not be formatted", _FORMAT_TIMEOUT_S)
         unfinished.rename(self._properties)
 
