@@ -1,4 +1,4 @@
-"""A worker a part of which has died or hangs says so, and ends; one whose broker or database is away does neither."""
+"""A worker a part of which has died or hangs says so, and ends."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from feedback_app.embedded.worker import WorkerProcess
 from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import Settings
 from tests.functional.test_worker import event, open_count, until
+
+pytestmark = pytest.mark.timeout(240)
 
 MakeSettings = Callable[..., Settings]
 StartWorker = Callable[..., WorkerProcess]

@@ -137,7 +137,9 @@ class ApacheKafka(ChildProcess):
         )
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = [self._java, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", self._classpath]
-        command += ["kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster_id}", "-c", str(unfinished)]
+        # With "=": an id may begin with a dash.
+        command += ["kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster_id}"]
+        command += ["-c", str(unfinished)]
         _run(command, "Kafka's storage could not be formatted", _FORMAT_TIMEOUT_S)
         unfinished.rename(self._properties)
 
