@@ -141,10 +141,6 @@ class FeedbackApp(faust.App):
         if self._consumer is not None:
             await cast(BatchConsumer, self._consumer).ping()
 
-    async def start(self) -> None:
-        with self.liveness.step("the application does not start"):
-            await super().start()
-
     # Between these two nothing is read, and nobody but Faust itself is waited for.
 
     def on_rebalance_return(self) -> None:

@@ -13,26 +13,31 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 
 import aiokafka
 import confluent_kafka
 import faust
 import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
-from aiokafka.errors import IllegalGenerationError, IllegalStateError
+from aiokafka.errors import GroupAuthorizationFailedError, IllegalGenerationError, IllegalStateError
 from aiokafka.structs import TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # exported without saying so
 from faust.tables.recovery import Recovery
 from faust.tables.table import Table
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode.utils.locks import Event
 
 from feedback_app.factory import create_app
 from feedback_app.settings import Settings
 from feedback_app.sinks import Outcome
 from feedback_app.topics import Topics
 from feedback_app.transport.batches import BatchConsumer, BatchTransport, ConsumerThread
+from feedback_app.transport.signs import faust_signs
 from feedback_app.transport.source import Batch
 from tables.feedback_windows import FeedbackWindows
 from tables.recovery import NothingToRecover, SelfRestoringTables
@@ -70,6 +75,9 @@ async def app(ours: Settings) -> Any:
 
 class FakeThread:
     """Stands for the consumer's thread: no broker, and a note of what it is asked."""
+
+    _thread = None
+    _consumer = None
 
     def __init__(self, assigned: Collection[TP] = (), ends: Mapping[TP, int] | None = None) -> None:
         self.assigned = set(assigned)
@@ -656,3 +664,124 @@ async def test_aiokafka_leaves_the_group_of_a_member_that_fetches_nothing(kafka:
         fetching.cancel()
     finally:
         await consumer.stop()
+
+
+# -- what ends without a word --------------------------------------------------------------------------------------
+
+
+async def test_a_fetcher_that_is_cancelled_ends_without_a_word(app: Any) -> None:
+    """And so it is a sign of ours: its task is not among the service's futures any more."""
+    consumer_of(app, FakeThread())
+    fetcher = app._fetcher
+    await fetcher.start()
+    (task,) = fetcher._futures
+    assert task.__wrapped__.__name__ == "_fetcher"
+    assert "Faust's fetcher has ended" not in list(faust_signs(app))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait_for(asyncio.wait([task]), _DEADLINE_S)
+    assert not fetcher.crashed
+    assert not app.crashed
+    assert "Faust's fetcher has ended" in list(faust_signs(app))
+
+
+async def test_the_tasks_that_must_not_end_have_the_names_that_are_looked_for(app: Any) -> None:
+    names = {
+        task.fun.__name__
+        for service in (app._fetcher, app.tables.recovery, app.topics)
+        for task in service._get_tasks()
+    }
+    assert {"_fetcher", "_restart_recovery", "_subscriber"} <= names
+
+
+async def test_an_agent_whose_actor_has_ended_is_a_sign(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = app.agents["agents.feedback"]
+    monkeypatch.setattr(agent, "_started", _set())
+    assert "agent agents.feedback has ended" in list(faust_signs(app)), "it has no actor"
+    actor = agent(stream=app.stream(app.channel()))
+    actor.actor_task = asyncio.create_task(asyncio.sleep(0))
+    agent._actors.add(actor)
+    assert "agent agents.feedback has ended" not in list(faust_signs(app))
+    await actor.actor_task
+    assert "agent agents.feedback has ended" in list(faust_signs(app))
+
+
+async def test_aiokafka_keeps_an_error_for_a_fetch_that_faust_does_not_make(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordination stands still until somebody takes the error; ``_fetch_records`` of Faust's thread never asks."""
+    assert "check_errors" in inspect.getsource(aiokafka.AIOKafkaConsumer.getmany)
+    assert "check_errors" not in inspect.getsource(driver.AIOKafkaConsumerThread)
+    client: Any = AIOKafkaClient(bootstrap_servers="127.0.0.1:1")
+    subscriptions = SubscriptionState()
+    subscriptions.register_fetch_waiters(set())
+    coordinator = GroupCoordinator(client, subscriptions, group_id="group")
+    try:
+        waiting = asyncio.ensure_future(coordinator._push_error_to_user(GroupAuthorizationFailedError("group")))
+        await asyncio.sleep(0)
+        group = SimpleNamespace(_coordinator=coordinator)
+        monkeypatch.setattr(app.consumer._thread, "_consumer", group)
+        (sign,) = [sign for sign in faust_signs(app) if "member" in sign]
+        assert sign == "the group does not take this member: GroupAuthorizationFailedError('group')"
+        coordinator._coordination_task.cancel()
+        await asyncio.wait([coordinator._coordination_task])
+        assert "aiokafka's coordination task has ended" in list(faust_signs(app))
+        waiting.cancel()
+    finally:
+        await coordinator.close()
+        await client.close()
+
+
+async def test_recovery_asks_the_broker_nothing(app: Any, ours: Settings) -> None:
+    """It would wait for one that is away."""
+    tps = {TP(Topics.of(ours).changelog, 0)}
+    consumer = consumer_of(app, FakeThread(tps, {}))
+    recovery = app.tables.recovery
+    offsets: dict[TP, int] = {}
+    await recovery._build_highwaters(consumer, tps, recovery.active_highwaters, "active")
+    await recovery._build_offsets(consumer, tps, offsets, "active")
+    assert offsets == dict(recovery.active_highwaters) == dict.fromkeys(tps, -1)
+
+
+# offered      batch ------------------- arrived
+# overdue            |------------------|
+async def test_a_batch_under_way_through_faust_is_a_step_until_it_has_arrived(app: Any) -> None:
+    tp = TP("feedback", 0)
+    consumer = consumer_of(app, FakeThread([tp]))
+    batch = batch_of("feedback", 0, 10)
+    start(consumer, 0, {"feedback": 0}, FakeSource(batch))
+    await until(lambda: not consumer._fetched.empty())
+    app.liveness.advance(25)
+    assert app.liveness.reasons() == ["a batch of feedback[0] does not arrive, for 25 s"]
+    consumer.arrived(batch)
+    assert app.liveness.reasons() == []
+    consumer.stop_partitions()
+
+
+async def test_a_batch_that_a_rebalance_drops_is_not_waited_for(app: Any) -> None:
+    consumer = consumer_of(app, FakeThread([TP("feedback", 0)]))
+    start(consumer, 0, {"feedback": 0}, FakeSource(batch_of("feedback", 0, 10)))
+    await until(lambda: not consumer._fetched.empty())
+    consumer.stop_partitions()
+    app.liveness.advance(25)
+    assert app.liveness.reasons() == []
+
+
+# rebalance    assigned ---- Faust resumes      assigned ---- the next one
+# overdue              |----|                           |----|
+@pytest.mark.parametrize("then", ["on_rebalance_end", "on_rebalance_start"])
+async def test_between_an_assignment_and_its_end_faust_is_waited_for(app: Any, then: str) -> None:
+    app.on_rebalance_start()
+    app.liveness.advance(25)
+    assert app.liveness.reasons() == [], "the broker may be away"
+    app.on_rebalance_return()
+    app.liveness.advance(25)
+    assert app.liveness.reasons() == ["Faust does not resume after a rebalance, for 25 s"]
+    getattr(app, then)()
+    assert app.liveness.reasons() == []
+
+
+def _set() -> Any:
+    event = Event()
+    event.set()
+    return event
