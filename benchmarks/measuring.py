@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
@@ -20,6 +20,17 @@ _ROOT = Path(__file__).parent.parent
 
 class ContenderFailed(Exception):
     """The contender ended early, or did not get to the end in time."""
+
+
+class Watched(Protocol):
+    """What is known of a process from outside."""
+
+    @property
+    def ended(self) -> bool: ...
+
+    def last_words(self) -> str:
+        """Return the end of what it has written."""
+        ...
 
 
 class Contender:
@@ -132,7 +143,7 @@ class Watcher:
         self._offsets.close()
         self._output.close()
 
-    def time(self, contender: Contender, *, windows_too: bool, timeout: float) -> Timing:
+    def time(self, contender: Watched, *, windows_too: bool, timeout: float) -> Timing:
         """Wait until the work is done, and time it.
 
         The clock starts when the first committed offsets are seen, and the records that they cover are not counted. So

@@ -6,6 +6,7 @@ import logging
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,6 +23,11 @@ _POSITION_KEY: Final = b"\x00position"
 _POSITION: Final = struct.Struct(">BQQ")
 _POSITION_VERSION: Final = 1
 _TIMES_END: Final = 17  # prefix, window end and window size; the agent's id follows
+
+#: Shared by all partitions of the process, so that neither their number nor a backlog makes RocksDB take more: what was
+#: written and is not on disk yet, and blocks that were read.
+_WRITE_BUFFERS_BYTES: Final = 24 << 20
+_BLOCK_CACHE_BYTES: Final = 16 << 20
 
 
 class Position(NamedTuple):
@@ -161,16 +167,25 @@ def _open(path: Path) -> rocksdict.Rdict:
         ) from error
 
 
+@cache
+def _shared_memory() -> tuple[rocksdict.WriteBufferManager, rocksdict.Cache]:
+    return rocksdict.WriteBufferManager(_WRITE_BUFFERS_BYTES, False), rocksdict.Cache(_BLOCK_CACHE_BYTES)
+
+
 def _options() -> rocksdict.Options:
-    """Return options for many small partitions in one process: memory is bounded by their number."""
+    """Return options for many small partitions in one process."""
+    write_buffers, blocks = _shared_memory()
     table = rocksdict.BlockBasedOptions()
     table.set_bloom_filter(10, False)  # most look-ups are for windows that are not there yet
-    table.set_block_cache(rocksdict.Cache(4 << 20))
+    table.set_block_cache(blocks)
+    # Else they would be kept besides, for as many files as are open: they grow with what is stored.
+    table.set_cache_index_and_filter_blocks(True)
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_block_based_table_factory(table)
     options.set_compression_type(rocksdict.DBCompressionType.lz4())
     options.set_write_buffer_size(8 << 20)
+    options.set_write_buffer_manager(write_buffers)
     options.set_max_write_buffer_number(2)
     options.set_max_open_files(64)
     options.set_keep_log_file_num(2)
