@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -97,8 +97,9 @@ def _list(settings: Settings, wanted: Wanted, limit: int | None, *, as_json: boo
         topic = LetterTopic(settings, reader)
         with waiting("looking for letters") as report:
             survey = topic.survey(report, settled=False)
-        for letter in islice((letter for letter in topic.letters(survey) if letter in wanted), limit):
-            click.echo(letter.as_json() if as_json else letter.as_text())
+        with closing(topic.letters(survey)) as letters:
+            for letter in islice((letter for letter in letters if letter in wanted), limit):
+                click.echo(letter.as_json() if as_json else letter.as_text())
     return 0
 
 
@@ -133,9 +134,9 @@ def _replay(
             _check_known(file, survey)
         totals = Totals()
         try:
-            with sending(survey.waiting, "replaying", "letters") as progress:
+            with sending(survey.waiting, "replaying", "letters") as progress, closing(topic.letters(survey)) as letters:
                 replay(
-                    topic.letters(survey),
+                    letters,
                     wanted,
                     Judge(edit, time.time_ns() // 1_000_000 + settings.max_future_ms),
                     totals,

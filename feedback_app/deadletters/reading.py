@@ -7,7 +7,7 @@ offset a mark, and no letter.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
@@ -83,8 +83,8 @@ class LetterTopic:
             report(f"a transaction is open on {where}")
             time.sleep(_LOOK_EVERY_S)
 
-    def letters(self, survey: Survey) -> Iterator[DeadLetter]:
-        """Yield the letters that *survey* has seen, by partition and offset.
+    def letters(self, survey: Survey) -> Generator[DeadLetter, None, None]:
+        """Yield the letters that *survey* has seen, by partition and offset. Close it before the reader.
 
         Raises:
             BrokerError: the broker does not answer, or refuses.

@@ -82,6 +82,13 @@ def test_simulate_makes_topics_and_says_what_it_sent_and_verify_waits_for_a_work
         (["simulate", "--seconds", "5"], "--seconds goes with --rate"),
         (["simulate", "--late-share", "0.6", "--invalid-share", "0.6"], "more than 1 together"),
         (["simulate", "--events", "many"], "'many' is not a valid integer"),
+        (
+            ["dead-letters", "replay", "--edit", ".", "--from-file", __file__],
+            "--edit and --from-file exclude each other",
+        ),
+        (["dead-letters", "replay", "--edit", ".a["], "--edit '.a[': no jq expression: syntax error"),
+        (["dead-letters", "replay", "--from-file", __file__], "line 1: no JSON"),
+        (["dead-letters", "list", "--limit", "0"], "0 is not in the range x>=1"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(run: Run, arguments: list[str], complaint: str) -> None:
@@ -91,9 +98,9 @@ def test_what_makes_no_sense_is_refused_in_one_line(run: Run, arguments: list[st
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", ["simulate", "verify", "topics"])
+@pytest.mark.parametrize("command", ["simulate", "verify", "topics", "dead-letters list", "dead-letters replay"])
 def test_every_command_explains_itself(run: Run, command: str) -> None:
-    result = run(command, "--help")
+    result = run(*command.split(), "--help")
     assert result.returncode == 0
     assert "--json" in result.stdout
 

@@ -18,7 +18,7 @@ import pytest
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum
 from feedback_app.core.documents import Document, aggregated_event, window_document
 from feedback_app.core.events import Headers, Invalid, Origin
-from feedback_app.core.headers import Header
+from feedback_app.core.headers import Header, Mark, mark_headers, place
 from feedback_app.core.partitioning import partition_of
 from feedback_app.core.state import OPEN, PartitionRecord, SizeChange, window_key
 from feedback_app.core.windows import Window
@@ -41,6 +41,7 @@ def agent_of(partition: int, number: int = 1) -> str:
 class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
+    headers: Headers = ()
 
 
 class SideRecord(NamedTuple):
@@ -65,6 +66,7 @@ class World:
     trimmed: dict[int, int] = field(default_factory=dict)
     late: list[SideRecord] = field(default_factory=list)
     dead: list[SideRecord] = field(default_factory=list)
+    marks: list[tuple[int, Headers]] = field(default_factory=list)  # on the dead-letter topic, behind the letters
     records: dict[int, PartitionRecord] = field(default_factory=dict)
     windows: dict[Window, Aggregate] = field(default_factory=dict)
     open: set[Window] = field(default_factory=set)
@@ -115,9 +117,12 @@ class World:
         for window in self.open:
             key = window_key(OPEN, window.agent_id, window.end, window.size)
             recount.add_open(key, self.windows[window].encode())
-        for topic, dead in ((self.late, False), (self.dead, True)):
-            for side in topic:
-                recount.add_letter(Letter.read(*side, dead=dead), "a letter")
+        for side in self.late:
+            recount.add_letter(Letter.read(*side, dead=False), "a letter")
+        for offset, side in enumerate(self.dead):
+            recount.add_dead_letter(Letter.read(*side, dead=True), Origin("dead", side.partition, offset))
+        for offset, (partition, headers) in enumerate(self.marks, 100):
+            recount.add_mark(Origin("dead", partition, offset), headers)
         for partition, offset in self.trimmed.items():
             recount.forwards_start(partition, offset)
         for origin, offset in self.forwarded:
@@ -137,7 +142,7 @@ class World:
             part = sent[start : start + 3]
 
             def record_at(index: int, part: Sequence[Record] = part) -> InputRecord:
-                return InputRecord(part[index].key, part[index].value, self.appended_at)
+                return InputRecord(part[index].key, part[index].value, self.appended_at, part[index].headers)
 
             offsets = range(start, start + len(part))
             recount.add_input(topic, partition, offsets, decode([one.value for one in part]), record_at)
@@ -497,3 +502,118 @@ def test_samples_are_few_and_a_reason_decides_nothing() -> None:
     assert (verdict.missing, len(verdict.samples)) == (50, 10)
     undecided = Verdict(reason="the group is behind")
     assert (undecided.verified, undecided.exit_code) == (False, 2)
+
+
+# Dead letter 0 of the picture, dead/0@0, was replayed: as feedback/1@1.
+LETTER = Origin("dead", 0, 0)
+REPLAYED = Origin("feedback", 1, 1)
+SENT_AGAIN = record(agent_of(1), 44_000)._replace(headers=[(Header.REPLAYED_FROM, place(LETTER))])
+
+
+@pytest.fixture
+def replayed(world: World) -> World:
+    """The picture, with a letter that was replayed."""
+    window = world.count(world.send(1, SENT_AGAIN), SENT_AGAIN)
+    document = window_document(window, world.windows[window])
+    world.documents.append(document)
+    world.events.append(aggregated_event(window, document))
+    world.marks.append((0, mark_headers(Mark(0, REPLAYED))))
+    return world
+
+
+def test_a_replayed_letter_and_its_record_are_both_there(replayed: World) -> None:
+    verdict = replayed.verdict()
+    assert verdict.verified, verdict.samples
+    assert (verdict.input, verdict.dead_lettered, verdict.replayed) == (8, 2, 1)
+    assert verdict.as_json()["replayed"] == 1
+
+
+def test_a_replayed_record_may_be_a_dead_letter_again_and_be_replayed_again(replayed: World) -> None:
+    again = Record(None, b"[]", [(Header.REPLAYED_FROM, place(Origin("dead", 0, 1)))])
+    replayed.set_aside(replayed.dead, replayed.send(1, again), again, "no object", home=1)
+    replayed.marks.append((0, mark_headers(Mark(1, Origin("feedback", 1, 2)))))
+    last = SENT_AGAIN._replace(headers=[(Header.REPLAYED_FROM, place(Origin("dead", 1, 2)))])
+    window = replayed.count(replayed.send(1, last), last)
+    replayed.document(window).update(window_document(window, replayed.windows[window]))
+    replayed.events[-1] = aggregated_event(window, replayed.document(window))
+    replayed.marks.append((1, mark_headers(Mark(2, Origin("feedback", 1, 3)))))
+    verdict = replayed.verdict()
+    assert verdict.verified, verdict.samples
+    assert verdict.replayed == 3
+
+
+def test_what_a_record_says_of_itself_changes_nothing(world: World) -> None:
+    for name in (Header.REPLAYED_FROM, Header.REPLAYED_LETTER, Header.REPLAYED_AS):
+        world.feedback[0][1] = world.feedback[0][1]._replace(headers=[(name, place(LETTER))])
+        verdict = world.verdict()
+        assert (verdict.verified, verdict.replayed) == (True, 0), verdict.samples
+
+
+def mark(world: World, letter: int, as_record: Origin, partition: int = 0) -> None:
+    world.marks.append((partition, mark_headers(Mark(letter, as_record))))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "differences", "words"),
+    [
+        (
+            lambda world: mark(world, 0, Origin("feedback", 0, 0)),
+            {"extra": 1, "different": 1},
+            "dead/0@0 was replayed as feedback/1@1, and again as feedback/0@0",
+        ),
+        (
+            lambda world: mark(world, 0, REPLAYED),
+            {"extra": 1},
+            "dead/0@0 was replayed as feedback/1@1, and again as feedback/1@1",
+        ),
+        (
+            lambda world: mark(world, 1, REPLAYED),
+            {"extra": 1},
+            "feedback/1@1 stands for dead/0@0, and for dead/0@1",
+        ),
+        (
+            lambda world: mark(world, 1, Origin("feedback", 1, 99)),
+            {"missing": 1},
+            "feedback/1@99, which dead/0@1 was replayed as",
+        ),
+        (
+            lambda world: mark(world, 1, Origin("elsewhere", 0, 0)),
+            {"missing": 1},
+            "elsewhere/0@0, which dead/0@1 was replayed as",
+        ),
+        (
+            lambda world: mark(world, 1, Origin("feedback", 0, 0)),
+            {"different": 1},
+            "feedback/0@0 does not say that it is dead/0@1, replayed",
+        ),
+        (
+            lambda world: mark(world, 99, Origin("feedback", 0, 0)),
+            {"extra": 1},
+            "mark dead/0@101 is of dead/0@99, which is no letter",
+        ),
+        (
+            lambda world: mark(world, 0, Origin("feedback", 0, 0), partition=1),
+            {"extra": 1},
+            "mark dead/1@101 is of dead/1@0, which is no letter",
+        ),
+        (
+            lambda world: mark(world, 100, Origin("feedback", 0, 0)),  # the mark before it
+            {"extra": 1},
+            "mark dead/0@101 is of dead/0@100, which is no letter",
+        ),
+        (
+            lambda world: world.marks.append((0, [(Header.REPLAYED_LETTER, b"1")])),
+            {"extra": 1},
+            "mark dead/0@101 does not say what was replayed",
+        ),
+    ],
+)
+def test_every_contradiction_of_a_replay_is_reported(
+    replayed: World, spoil: Callable[[World], None], differences: dict[str, int], words: str
+) -> None:
+    spoil(replayed)
+    verdict = replayed.verdict()
+    found = {"missing": verdict.missing, "extra": verdict.extra, "different": verdict.different}
+    assert {kind: count for kind, count in found.items() if count} == differences, verdict.samples
+    assert any(line.endswith(words) for line in verdict.samples), verdict.samples
+    assert verdict.exit_code == 1
