@@ -64,9 +64,10 @@ class WatchedWorker(faust.Worker):
             if self.should_stop:
                 return
             app.liveness.note(app.signs())
-            if reasons := app.liveness.lethal():
+            if app.liveness.lethal():
                 _end_within(_STOP_S)  # also when nobody comes to stop us: a start that hangs, say
-                await app.crash(Dead("; ".join(reasons)))
+                # All that is overdue: what shows first is not always the cause.
+                await app.crash(Dead("; ".join(app.liveness.reasons())))
 
     @Service.task
     async def _ping(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -90,6 +91,19 @@ def test_an_event_loop_that_hangs_ends_the_worker(
     commit(worker, "the event loop hangs")
     assert exit_code(worker, _FAST[1] + _STOP_S) == 1
     assert "hung_workers.py" in printed(worker)
+
+
+@pytest.mark.parametrize("fault", ["the consumer's thread hangs", "the producer hangs"])
+def test_sigterm_ends_a_worker_in_which_a_thread_hangs(
+    embedded_broker: str, settings: MakeSettings, start_worker: StartWorker, fault: str
+) -> None:
+    ours = settings(embedded_broker, **_SETTINGS)
+    worker = start_worker(ours, (2.0, 60.0))
+    commit(worker, fault)
+    publish(ours)
+    until(lambda: worker.get("/health/live")[0] == 503)
+    os.kill(worker.pid, signal.SIGTERM)
+    assert exit_code(worker, _STOP_S) in {0, 1}  # 0: it was only the end of the process that would have waited
 
 
 def test_an_agent_that_faust_starts_anew_goes_on(
