@@ -24,6 +24,7 @@ from feedback_app.closing import CloseRules
 from feedback_app.core.clock import Clock, SystemClock
 from feedback_app.core.partitioning import partitioner
 from feedback_app.core.watermark import Lateness
+from feedback_app.discretion import be_discreet
 from feedback_app.errors import FeedbackError, SettingsError
 from feedback_app.folding import FoldRules
 from feedback_app.health import Health
@@ -160,6 +161,7 @@ def create_app(settings: Settings, *, sink: Sink | None = None, clock: Clock | N
         sink: where windows and items go; MongoDB by default.
         clock: the machine's by default.
     """
+    be_discreet()
     clock = clock or SystemClock()
     topics = Topics.of(settings)
     app = FeedbackApp(
