@@ -25,6 +25,7 @@ from feedback_app.closing import CloseRules
 from feedback_app.core.clock import Clock, SystemClock
 from feedback_app.core.partitioning import partitioner
 from feedback_app.core.watermark import Lateness
+from feedback_app.discretion import be_discreet
 from feedback_app.errors import FeedbackError, SettingsError
 from feedback_app.folding import FoldRules
 from feedback_app.health import Health
@@ -196,6 +197,7 @@ def create_app(
         clock: the machine's by default.
         liveness: when a part of the worker counts as dead; after 20 s by default.
     """
+    be_discreet()
     clock = clock or SystemClock()
     topics = Topics.of(settings)
     app = FeedbackApp(

@@ -22,6 +22,7 @@ from feedback_app.settings import Settings
 from feedback_app.topics import TOMBSTONES_KEPT_MS, Topics, TopicSpec
 
 WINDOWS_COLLECTION = "feedback_windows"
+ITEMS_COLLECTION = "feedback"
 
 _DATABASE_TIMEOUT_S = 5.0
 _NO_TOPIC_ID = str(Uuid(0, 0))
@@ -123,14 +124,18 @@ def identify(settings: Settings, topics: Topics) -> Identities:
 
 
 def check_database(settings: Settings) -> None:
-    """Read from the database once, as the user that the settings name.
+    """Read from the database, and write to it without changing anything, as the user that the settings name.
 
     Raises:
         DatabaseError: it can't be reached, or refuses us.
     """
+    collections = [WINDOWS_COLLECTION, *([ITEMS_COLLECTION] if settings.store_items else [])]
     with open_database(settings) as database:
-        # Not a ping, which a server answers to strangers too.
-        database[WINDOWS_COLLECTION].find_one({}, {"_id": 1})
+        for name in collections:
+            # Not a ping, which a server answers to strangers too.
+            database[name].find_one({}, {"_id": 1})
+            # MongoDB asks for the right to update before it looks for a document, and none has this _id.
+            database[name].update_one({"_id": ""}, {"$set": {"count": 0}})
 
 
 @contextmanager
@@ -152,6 +157,8 @@ def open_database(settings: Settings) -> Iterator[Database[dict[str, Any]]]:
             "FEEDBACK_MONGODB_URL: not a URL that the driver understands; user and password must be percent-encoded, "
             "and the host name of mongodb+srv must resolve"
         ) from None
+    except OSError as error:
+        raise DatabaseError(f"FEEDBACK_MONGODB_URL: tlsCAFile or tlsCertificateKeyFile: {error.strerror}") from None
     with client:
         hosts = ",".join(f"{host}:{port}" for host, port in sorted(client.topology_description.server_descriptions()))
         shown = f"FEEDBACK_MONGODB_URL={urlsplit(url).scheme}://{hosts}"
@@ -159,7 +166,13 @@ def open_database(settings: Settings) -> Iterator[Database[dict[str, Any]]]:
             yield client[settings.mongodb_database]
         except ServerSelectionTimeoutError as error:
             reason = str(error).partition(" (configured timeouts:")[0].partition(", Timeout:")[0]
-            raise DatabaseError(f"{shown}: no answer within {_DATABASE_TIMEOUT_S:g} s; is it up? ({reason})") from None
+            what = f"no answer within {_DATABASE_TIMEOUT_S:g} s; is it up?"
+            if "SSL" in reason:
+                what = (
+                    "the TLS connection failed; check tls, tlsCAFile and tlsCertificateKeyFile in the URL, and that "
+                    "the server's certificate is for its host"
+                )
+            raise DatabaseError(f"{shown}: {what} ({reason})") from None
         except OperationFailure as error:
             if error.code == _MONGODB_AUTHENTICATION_FAILED:
                 reason = "authentication failed; check the user, the password and authSource in the URL"

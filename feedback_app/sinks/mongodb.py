@@ -263,6 +263,8 @@ def _connect(
     options: dict[str, Any] = {name: value for name, value in timeouts.items() if name.lower() not in in_url}
     try:
         return AsyncIOMotorClient(url, appName=settings.app_id, retryWrites=False, retryReads=False, **options)
+    except OSError as error:
+        raise SettingsError(f"{PREFIX}MONGODB_URL: tlsCAFile or tlsCertificateKeyFile: {error.strerror}") from None
     except (PyMongoError, ValueError):
         # The driver's message may quote the URL.
         raise SettingsError(

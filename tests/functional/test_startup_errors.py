@@ -9,21 +9,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import pymongo
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from pydantic import SecretStr
 
 from feedback_app.connections import librdkafka_config
 from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.embedded.process import free_port
 from feedback_app.embedded.worker import WorkerProcess, environment
-from feedback_app.provisioning import ensure_topics, inspect_topics
+from feedback_app.provisioning import check_database, ensure_topics, inspect_topics, open_database
 from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
+from feedback_app.traffic import Traffic, scenario, send, spread
+from feedback_app.verification import verify
 from feedback_app.verification.reading import TopicReader
+from tests.services.certificates import Authority
+from tests.services.secure_database import PASSWORD, SecureDatabase
 
 MakeSettings = Callable[..., Settings]
 
@@ -43,7 +49,8 @@ def refused(settings: Settings, more: Mapping[str, object] | None = None) -> tup
     output = result.stdout + result.stderr
     assert "Traceback" not in output, output
     assert '  File "' not in output, output
-    assert _SECRET not in output
+    for secret in (_SECRET, PASSWORD, quote(PASSWORD, safe="")):
+        assert secret not in output
     line = result.stderr.rstrip("\n").rpartition("\n")[2]
     assert line.startswith("Error: "), output
     return result.returncode, line.removeprefix("Error: ")
@@ -120,6 +127,71 @@ def test_a_database_that_refuses(ours: Settings, guarded: str, user: str, compla
     code, line = refused(ours, {"FEEDBACK_MONGODB_URL": f"mongodb://{user}{guarded}/?authSource=admin"})
     assert code == 1
     assert line == f"FEEDBACK_MONGODB_URL=mongodb://{guarded}: {complaint.format(ours.mongodb_database)}"
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureDatabase]:
+    """A database that speaks TLS and asks for a password."""
+    with SecureDatabase(Authority(tmp_path_factory.mktemp("authority"))) as database:
+        yield database
+
+
+def test_a_database_whose_certificate_somebody_else_has_signed(
+    ours: Settings, secure: SecureDatabase, tmp_path: Path
+) -> None:
+    code, line = refused(ours, {"FEEDBACK_MONGODB_URL": secure.url_of("writer", authority=Authority(tmp_path / "ca"))})
+    assert code == 1
+    assert line.startswith(
+        f"FEEDBACK_MONGODB_URL=mongodb://127.0.0.1:{secure.port}: the TLS connection failed; check tls, tlsCAFile and "
+        "tlsCertificateKeyFile in the URL, and that the server's certificate is for its host"
+    )
+
+
+def test_a_database_over_tls_that_is_told_a_wrong_password(ours: Settings, secure: SecureDatabase) -> None:
+    code, line = refused(ours, {"FEEDBACK_MONGODB_URL": secure.url_of("writer", f"not-{PASSWORD}")})
+    assert code == 1
+    assert line.endswith(": authentication failed; check the user, the password and authSource in the URL")
+
+
+def test_a_file_in_the_database_url_that_is_not_there(ours: Settings, secure: SecureDatabase) -> None:
+    code, line = refused(ours, {"FEEDBACK_MONGODB_URL": secure.url.replace("ca.pem", "other.pem")})
+    assert code == 2
+    assert line == "FEEDBACK_MONGODB_URL: tlsCAFile or tlsCertificateKeyFile: No such file or directory"
+
+
+@pytest.mark.parametrize("items", [True, False])
+def test_a_database_that_may_only_be_read(ours: Settings, secure: SecureDatabase, items: bool) -> None:
+    """Nothing could ever be stored."""
+    code, line = refused(
+        ours, {"FEEDBACK_MONGODB_URL": secure.url_of("reader"), "FEEDBACK_STORE_ITEMS": str(items).lower()}
+    )
+    assert code == 1
+    assert line == (
+        f"FEEDBACK_MONGODB_URL=mongodb://127.0.0.1:{secure.port}: not allowed in database {ours.mongodb_database}; the "
+        "URL needs a user with readWrite on it"
+    )
+
+
+def test_checking_the_database_leaves_no_document_behind(ours: Settings, secure: SecureDatabase) -> None:
+    there = ours.model_copy(update={"mongodb_url": SecretStr(secure.url)})
+    with open_database(there) as database:
+        database["feedback"].insert_one({"_id": "feedback-1"})
+        check_database(there)
+        check_database(there)
+        assert list(database["feedback"].find()) == [{"_id": "feedback-1"}]
+        assert database["feedback_windows"].count_documents({}) == 0
+
+
+def test_a_worker_stores_over_tls_with_a_password(ours: Settings, secure: SecureDatabase, tmp_path: Path) -> None:
+    there = ours.model_copy(update={"mongodb_url": SecretStr(secure.url), "batch_time_ms": 1_000, "idle_ms": 1_000})
+    with WorkerProcess(there, tmp_path / "worker.log") as worker:
+        worker.wait_until_ready()
+        send(there, scenario(there, seed=1, agents=5, late_share=0, invalid_share=0), spread(50, 5), Traffic(), print)
+        verdict = verify(there, 60, until_closed=True, report=worker.watched(lambda reason: None))
+    assert verdict.verified, verdict
+    assert (verdict.counted, verdict.documents > 0) == (50, True)
+    with open_database(there) as database:
+        assert database["feedback"].count_documents({}) == 50
 
 
 def test_topics_with_another_number_of_partitions(ours: Settings) -> None:

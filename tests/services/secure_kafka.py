@@ -13,7 +13,11 @@ from tests.services.kafka import ApacheKafka
 NAME: Final = "localhost"
 USER: Final = "me"
 #: One for each mechanism, of characters that are encoded in a URL and in JSON.
-PASSWORDS: Final = {"SCRAM-SHA-256": 'open/"sesame"+256', "SCRAM-SHA-512": "open/sésame+512%"}
+PASSWORDS: Final = {
+    "PLAIN": "open/sesame+plain%",
+    "SCRAM-SHA-256": 'open/"sesame"+256',
+    "SCRAM-SHA-512": "open/sésame+512%",
+}
 
 _SECURE: Final = """
 listeners=PLAINTEXT://{host}:{port},SASL_SSL://{host}:{sasl_port},SSL://{host}:{tls_port},CONTROLLER://{host}:{controller_port}
@@ -27,9 +31,10 @@ ssl.truststore.type=PEM
 ssl.truststore.location={truststore}
 listener.name.ssl.ssl.client.auth=required
 
-listener.name.sasl_ssl.sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512
-listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
-listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_ssl.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl_ssl.plain.sasl.jaas.config={login}.plain.PlainLoginModule required user_{user}="{password}";
+listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={login}.scram.ScramLoginModule required;
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={login}.scram.ScramLoginModule required;
 """
 
 
@@ -74,6 +79,9 @@ class SecureKafka(ApacheKafka):
         return super()._server_properties(logs) + _SECURE.format(
             host=HOST,
             name=NAME,
+            login="org.apache.kafka.common.security",
+            user=USER,
+            password=PASSWORDS["PLAIN"],
             port=self.port,
             sasl_port=self._sasl_port,
             tls_port=self._tls_port,
@@ -83,5 +91,9 @@ class SecureKafka(ApacheKafka):
         )
 
     def _format_options(self) -> list[str]:
-        users = (f"{mechanism}=[name={USER},password={password}]" for mechanism, password in PASSWORDS.items())
+        users = (
+            f"{mechanism}=[name={USER},password={password}]"
+            for mechanism, password in PASSWORDS.items()
+            if mechanism != "PLAIN"
+        )
         return [option for user in users for option in ("--add-scram", user)]
