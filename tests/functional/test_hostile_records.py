@@ -21,11 +21,13 @@ from feedback_app.connections import librdkafka_config
 from feedback_app.core.events import Headers
 from feedback_app.core.partitioning import partition_of
 from feedback_app.embedded.worker import WorkerProcess
+from feedback_app.errors import BrokerError
 from feedback_app.models import decode
 from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import Settings
 from feedback_app.topics import MAX_INPUT_BYTES, Topics
 from feedback_app.traffic import Traffic, scenario, send, spread
+from feedback_app.transport.source import PartitionSource
 from feedback_app.verification import verify
 from feedback_app.verification.differences import Verdict
 from feedback_app.verification.reading import TopicReader
@@ -150,6 +152,34 @@ def test_records_that_are_too_large_once_decompressed(
     }
     forwarded = [dict(record.headers() or []) for record in _read(ours, topics.repartition)]
     assert sum("feedback-truncated" in headers for headers in forwarded) == 1, "the one with the long headers"
+
+
+def test_a_batch_that_decompresses_to_too_much_is_told_and_what_follows_it_can_be_read(
+    kafka: str, settings: MakeSettings, sender: Callable[[Settings], Producer]
+) -> None:
+    ours = settings(kafka, **_SETTINGS)
+    topic = Topics.of(ours).feedback
+    ensure_topics(ours, Topics.of(ours).specs())
+    producer = sender(ours)
+    _produce(producer, topic, 1, None, bytes(150_000_000), None)
+    assert producer.flush(60) == 0
+    _produce(producer, topic, 1, None, b"{}", None)
+    assert producer.flush(60) == 0
+
+    def fetched(offset: int) -> list[bytes | None]:
+        source = PartitionSource(ours, 1, {topic: offset})
+        try:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                if batches := source.fetch(1):
+                    return [record.value() for record in batches[0].records]
+        finally:
+            source.close()
+        pytest.fail("nothing was fetched")
+
+    with pytest.raises(BrokerError, match=rf"{topic}\[1\]: the batch at offset 0 can't be decompressed"):
+        fetched(0)
+    assert fetched(1) == [b"{}"]
 
 
 @pytest.mark.timeout(300)
