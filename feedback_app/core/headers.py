@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from operator import methodcaller
 from typing import Final, NamedTuple
 
 from feedback_app.core.events import Headers, Origin, SourceRecord
@@ -13,6 +14,10 @@ _PARTITIONS: Final = 1 << 31
 _OFFSETS: Final = 1 << 63
 _PLACE: Final = re.compile(rb"([A-Za-z0-9._-]{1,249})/([0-9]{1,10})@([0-9]{1,19})")
 _TOPIC_CHARACTERS: Final = 249  # Kafka's own limit
+
+#: Calls ``record.headers()``, but from C. The binding returns a value *and* sets an exception, where it can't decode a
+#: name: a call that the interpreter has specialized does not look, and the exception comes out of whatever runs next.
+_ask_for_headers: Final = methodcaller("headers")
 
 #: Stands for headers that can't be read; told by its identity, so no producer can pretend it.
 UNREADABLE: Final[Headers] = [("unreadable", None)]
@@ -34,9 +39,12 @@ class Header(StrEnum):
 
 
 def headers_of(record: SourceRecord) -> Headers:
-    """Return a record's headers: :data:`UNREADABLE`, if the name of one is not UTF-8."""
+    """Return a record's headers: :data:`UNREADABLE`, if the name of one is not UTF-8.
+
+    No other code may ask a fetched record for its headers.
+    """
     try:
-        return record.headers() or ()
+        return _ask_for_headers(record) or ()
     except (SystemError, UnicodeError):
         # The binding raises once and hands out a broken name from then on, which would kill the process.
         record.set_headers(UNREADABLE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +13,17 @@ import confluent_kafka
 import pytest
 from confluent_kafka import TopicPartition
 
+from feedback_app.closing import MAX_EVENT_BYTES
 from feedback_app.connections import librdkafka_config
 from feedback_app.core.clock import ManualClock
+from feedback_app.core.events import Headers
 from feedback_app.core.state import OPEN, PARTITION_RECORD_KEY, Changes, PartitionRecord, window_key
 from feedback_app.core.transaction import Send
+from feedback_app.cutting import cut
 from feedback_app.errors import BrokerError, Fenced
 from feedback_app.provisioning import ensure_topics, topic_ids
 from feedback_app.settings import Settings
-from feedback_app.topics import TOMBSTONES_KEPT_MS, Topics
+from feedback_app.topics import MAX_INPUT_BYTES, TOMBSTONES_KEPT_MS, Topics
 from feedback_app.transport import transactions
 from feedback_app.transport.transactions import TransactionalProducer
 from tables.partition import start_offsets
@@ -220,18 +224,30 @@ def test_what_can_not_be_produced_is_told(
         partition.transact(owner, {}, [Send(partition.topics.late, PARTITION, None, bytes(5_000), headers)])
 
 
-def test_an_input_record_of_any_size_fits_into_a_transaction(partition: Partition) -> None:
-    """A producer that compresses gets records past the broker's limit that are far larger than it."""
-    value = bytes(10_000_000)
-    source = confluent_kafka.Producer(
-        librdkafka_config(partition.settings) | {"compression.type": "zstd", "message.max.bytes": 20_000_000}
-    )
-    source.produce(partition.topics.feedback, value, partition=PARTITION)
-    assert source.flush(10) == 0
-    assert [len(message.value() or b"") for message in partition.read(partition.topics.feedback)] == [len(value)]
-    letter = Send(partition.topics.dead_letter, PARTITION, None, value, [("feedback-error", b"not JSON")])
-    partition.transact(partition.owner(), {key(1): b"one"}, [letter])
-    assert [len(message.value() or b"") for message in partition.read(partition.topics.dead_letter)] == [len(value)]
+# Nothing of it compresses: batches are as large as they get.
+def test_whatever_is_sent_no_batch_is_larger_than_its_topic_takes(partition_on_kafka: Partition) -> None:
+    partition, chance = partition_on_kafka, random.Random(1)
+    largest = [MAX_INPUT_BYTES - 2 * 8_192, MAX_INPUT_BYTES]
+    sizes = [
+        *largest * 5,
+        *[1 << 19] * 9,
+        *[300_000] * 9,
+        *(chance.randrange(100_000) for _ in range(200)),
+        *[100] * 9_000,
+    ]
+    chance.shuffle(sizes)
+    headers: Headers = [("trace", chance.randbytes(8_000))]
+    sends = []
+    for size in sizes:
+        kept = cut(b"key", chance.randbytes(size), headers if size > 1_000 else ())
+        sends.append(Send(partition.topics.dead_letter, PARTITION, kept.key, kept.value, kept.headers))
+    sends += [Send(partition.topics.aggregates, PARTITION, b"k", chance.randbytes(MAX_EVENT_BYTES)) for _ in range(5)]
+    sends += [Send(partition.topics.aggregates, PARTITION, b"k", chance.randbytes(10_000)) for _ in range(500)]
+    changes: Changes = {key(number): chance.randbytes(8_000) for number in range(1_000)}
+    partition.transact(partition.owner(), changes, sends)
+    found = partition.read(partition.topics.dead_letter)
+    assert sorted(len(message.value() or b"") for message in found) == sorted(sizes)
+    assert len(partition.read(partition.topics.changelog)) == len(changes) + 1
 
 
 # -- fencing -------------------------------------------------------------------------------------------------------

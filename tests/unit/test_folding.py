@@ -30,7 +30,7 @@ from feedback_app.core.transaction import Send, Transaction
 from feedback_app.core.watermark import Lateness
 from feedback_app.folding import Fold, FoldRules, Tally
 from feedback_app.models import decode
-from feedback_app.topics import Topics
+from feedback_app.topics import MAX_INPUT_BYTES, Topics
 
 SIZE = 1_000
 NOW = 50_000
@@ -451,6 +451,58 @@ def test_each_record_is_measured_by_its_own_time_though_the_brokers_clock_goes_b
     _, together = folded(State(), early, late)
     _, alone = folded(State(), late)
     assert [send.topic for send in together.sends] == [send.topic for send in alone.sends] == ["dead"]
+
+
+# -- too large, or not to be read ----------------------------------------------------------------------------------
+
+
+def test_a_record_that_is_too_large_is_set_aside_cut_and_says_how_large_it_was() -> None:
+    _, transaction = folded(State(), record(b"{" * 5_000_000, headers=[("trace", bytes(10))]))
+    (send,) = transaction.sends
+    assert (send.key, len(send.value or b"")) == (b"key", MAX_INPUT_BYTES)
+    assert send.headers[0] == ("feedback-truncated", b"%d" % (5_000_000 + 3 + 5 + 10 + 10))
+    assert "trace" not in dict(send.headers)
+
+
+@pytest.mark.parametrize("agent", ["agent-0", "agent-1"])
+def test_what_a_record_lost_when_it_was_forwarded_stays_said(agent: str) -> None:
+    headers = [("feedback-origin-topic", b"feedback"), ("feedback-origin-partition", b"1")]
+    headers += [("feedback-origin-offset", b"99"), ("feedback-truncated", b"3000000")]
+    _, transaction = folded(
+        State(due(5_000, 3_000)), record(event(500, agent), 17, TOPICS.repartition, headers=headers)
+    )
+    (send,) = transaction.sends
+    assert (send.topic, dict(send.headers)["feedback-truncated"]) == (
+        "late" if agent == "agent-0" else "feedback-repartition",
+        b"3000000",
+    )
+
+
+@pytest.mark.parametrize("said", [b"", b"-1", b"x", b"1" * 30, None])
+def test_what_it_says_otherwise_is_not_repeated(said: bytes | None) -> None:
+    for topic in (TOPICS.feedback, TOPICS.repartition):
+        _, transaction = folded(State(), record(b"{", 17, topic, headers=[("feedback-truncated", said)]))
+        assert "feedback-truncated" not in dict(transaction.sends[0].headers)
+
+
+def test_headers_that_can_not_be_read_are_asked_for_once() -> None:
+    """The binding would hand out something broken the second time, and a fold that was aborted is made again."""
+
+    class Unreadable(Record):
+        asked = 0
+
+        def headers(self) -> Headers | None:
+            if self.given_headers is None:
+                self.asked += 1
+                raise SystemError("returned a result with an exception set")
+            return self.given_headers
+
+    unreadable = Unreadable(Origin(TOPICS.repartition, 0, 17), (TIMESTAMP_LOG_APPEND_TIME, NOW), b"{", None)
+    sent = [folded(State(), unreadable)[1].sends for _ in range(3)]
+    assert sent[0] == sent[1] == sent[2]
+    assert dict(sent[0][0].headers)["feedback-origin-offset"] == b"17"
+    assert "feedback-truncated" in dict(sent[0][0].headers)
+    assert unreadable.asked == 1
 
 
 # -- misplaced -----------------------------------------------------------------------------------------------------

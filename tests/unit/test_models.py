@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from feedback_app.core.events import Decoded, Event, Invalid
 from feedback_app.models import EMPTY, decode, validate
+from feedback_app.topics import MAX_INPUT_BYTES
 
 REQUIRED = {"feedbackId": "f1", "agentId": "ann", "userId": "u1", "rating": "positive", "timestamp": 1_700_000_000_000}
 NOON_MS = 1_769_860_800_000  # 2026-01-31T12:00:00Z
@@ -106,6 +107,38 @@ def test_unknown_fields_are_ignored(unknown: bytes) -> None:
 def test_a_large_record_is_read_like_any_other() -> None:
     assert event_of(wire(extra="x" * 1_000_000)) == REQUIRED
     assert error_of(wire(comment="x" * 1_000_000)) == "comment: String should have at most 2000 characters"
+
+
+def test_a_record_that_is_too_large_is_not_even_parsed() -> None:
+    filler = MAX_INPUT_BYTES - len(wire(extra=""))
+    fits, too_large = wire(extra="x" * filler), wire(extra="x" * (filler + 1))
+    assert event_of(fits) == REQUIRED
+    error = f"too large: {MAX_INPUT_BYTES + 1} bytes, at most {MAX_INPUT_BYTES} are allowed"
+    assert error_of(too_large) == error
+    assert error_of(b"{" * (MAX_INPUT_BYTES + 1)) == error
+    assert decode([None, fits, too_large, wire()]) == [EMPTY, REQUIRED, Invalid(error), REQUIRED]
+
+
+# The last of two is the one that counts: what a database or another parser makes of it is not asked.
+@pytest.mark.parametrize("again", [b'"rating":"neutral","rating":"negative"', b'"r\\u0061ting":"negative"'])
+def test_of_a_key_that_comes_twice_the_last_counts(again: bytes) -> None:
+    assert event_of(wire()[:-1] + b"," + again + b"}") == REQUIRED | {"rating": "negative"}
+    assert error_of(wire()[:-1] + b"," + again + b',"rating":"great"}').startswith("rating: ")
+
+
+@pytest.mark.parametrize("field", ["agentId", "comment", "tags", "extra"])
+@pytest.mark.parametrize(
+    "overlong", [b"\xc0\x80", b"\xc0\xaf", b"\xe0\x80\xaf", b"\xf0\x80\x80\xaf", b"\xf4\x90\x80\x80"]
+)
+def test_text_that_is_no_utf_8_is_refused_in_fields_that_are_ignored_too(field: str, overlong: bytes) -> None:
+    literal = b'["%b"]' % overlong if field == "tags" else b'"%b"' % overlong
+    assert error_of(raw(field, literal)).startswith("Invalid JSON: ")
+
+
+@pytest.mark.parametrize("text", ["<script>alert('1')</script>", "\"'`;--", "$where", "a.b.$c", "\u202egnp", "\uffff"])
+def test_text_is_text_whatever_it_means_to_others(text: str) -> None:
+    fields = {"feedbackId": text, "agentId": text, "userId": text, "messageId": text, "tags": [text], "comment": text}
+    assert event_of(wire(**fields)) == REQUIRED | fields
 
 
 def test_space_around_an_event_is_no_part_of_it() -> None:

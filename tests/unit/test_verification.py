@@ -22,6 +22,7 @@ from feedback_app.core.headers import Header, Mark, mark_headers, place
 from feedback_app.core.partitioning import partition_of
 from feedback_app.core.state import OPEN, PartitionRecord, SizeChange, window_key
 from feedback_app.core.windows import Window
+from feedback_app.cutting import cut
 from feedback_app.models import decode
 from feedback_app.verification.differences import Verdict
 from feedback_app.verification.letters import InputRecord, Letter
@@ -390,6 +391,26 @@ def test_a_forwarded_letter_has_its_agents_key_and_lies_on_the_agents_partition(
     verdict = world.verdict()
     assert verdict.verified, verdict.samples
     assert verdict.late == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(b"k", b"{" * 3_000_000), (b"k" * 3_000_000, b"{"), (None, b"{" * 1_100_000)]
+)
+def test_a_letter_that_was_cut_must_be_what_the_cut_leaves(key: bytes | None, value: bytes) -> None:
+    kept = cut(key, value, ())
+    assert kept.truncated
+    for spoiled, different in (
+        (kept.value, 0),
+        (value if kept.value != value else b"[", 1),
+        ((kept.value or b"")[:-1], 1),
+    ):
+        world = World()
+        origin = world.send(0, Record(key, value))
+        world.set_aside(world.dead, origin, Record(kept.key, spoiled), "too large")
+        assert world.verdict().different == different
+    world = World()
+    world.set_aside(world.dead, world.send(0, Record(key, value)), Record(b"other", kept.value), "too large")
+    assert world.verdict().different == 1
 
 
 def test_a_record_that_somebody_wrote_to_the_repartition_topic_is_its_own_origin(world: World) -> None:
