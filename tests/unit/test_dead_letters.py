@@ -51,6 +51,9 @@ class Record:
     def headers(self) -> Any:
         return self._headers
 
+    def set_headers(self, headers: Headers, /) -> None:
+        self._headers = headers
+
 
 def letter(
     value: bytes | None = b"{}", *, at: int = 7, error: str = "why", replayed: bool = False, key: bytes | None = b"a"
