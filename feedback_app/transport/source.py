@@ -62,6 +62,7 @@ class PartitionSource:
         self._read_to = dict(offsets)
         #: Where the end of a topic was last met.
         self._ends: dict[str, int] = {}
+        self._gone = ""
         consumer = confluent_kafka.Consumer(
             librdkafka_config(settings)
             | {
@@ -77,6 +78,7 @@ class PartitionSource:
                 "fetch.queue.backoff.ms": 5,
                 "queued.max.messages.kbytes": _AHEAD_KB,
                 "max.partition.fetch.bytes": _ANSWER_BYTES,
+                "error_cb": self._on_error,
             },
             logger=logging.getLogger("feedback_app.librdkafka"),
         )
@@ -90,11 +92,13 @@ class PartitionSource:
 
         Raises:
             StateError: the records to read are gone.
-            BrokerError: the broker refuses.
+            BrokerError: the broker refuses, or has no such topic any more.
         """
         messages = self._consumer.consume(1, timeout)
         if messages:
             messages += self._consumer.consume(BATCH_RECORDS - 1, 0)
+        if self._gone:
+            raise BrokerError(f"partition {self.partition} can't be read any more: {self._gone}")
         records = [message for message in messages if message.error() is None]
         if len(records) != len(messages):
             for message in messages:
@@ -125,6 +129,12 @@ class PartitionSource:
         end = self._starts[topic] = (records[-1].offset() or 0) + 1
         self._read_to[topic] = max(self._read_to[topic], end)
         return Batch(topic, self.partition, start, end, records)
+
+    def _on_error(self, error: KafkaError) -> None:
+        logger.debug("librdkafka: %s", error.str())
+        # A topic that is deleted, for half a minute, is told nowhere else: its reader would wait for ever.
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            self._gone = error.str()
 
     def _look_at(self, message: Message) -> None:
         """Note that the end was reached, or see what an error means."""
