@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _LINGER_MS = 20
 _QUEUED_EVENTS = 100_000
 _QUEUED_KBYTES = 128 * 1024
-_DELIVERY_TIMEOUT_MS = 120_000
+_DELIVERY_TIMEOUT_S = 120.0
 _CLOSE_TIMEOUT_S = 30.0
 #: How long a failure can stay untold when nobody publishes any more.
 _IDLE_POLL_S = 0.5
@@ -59,13 +59,19 @@ class FeedbackPublisher:
     """Sends feedback events to Kafka; safe to share between threads.
 
     Delivery is asynchronous: :meth:`publish` returns once the event is queued here, and librdkafka sends it within some
-    20 ms, idempotently, waiting for all in-sync replicas. An event that can't be delivered within two minutes is given
-    up, and told: to *on_failure*, which is called with a :class:`FailedDelivery` on whichever thread finds out (a
-    publishing one or this object's own; what it raises is logged), and by the next :meth:`flush` or :meth:`close`,
+    20 ms, idempotently, waiting for all in-sync replicas. An event that can't be delivered within *delivery_timeout_s*
+    is given up, and told: to *on_failure*, which is called with a :class:`FailedDelivery` on whichever thread finds out
+    (a publishing one or this object's own; what it raises is logged), and by the next :meth:`flush` or :meth:`close`,
     which raise. A broker that refuses us (a wrong password, say) is told within seconds, by whatever is called next.
     """
 
-    def __init__(self, settings: Settings, *, on_failure: OnFailure | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_failure: OnFailure | None = None,
+        delivery_timeout_s: float = _DELIVERY_TIMEOUT_S,
+    ) -> None:
         """Prepare, and connect in the background.
 
         Raises:
@@ -88,7 +94,7 @@ class FeedbackPublisher:
             linger_ms=_LINGER_MS,
             compression_type="lz4",
             message_max_bytes=MAX_INPUT_BYTES,
-            message_timeout_ms=_DELIVERY_TIMEOUT_MS,
+            message_timeout_ms=round(delivery_timeout_s * 1000),
             queue_buffering_max_messages=_QUEUED_EVENTS,
             queue_buffering_max_kbytes=_QUEUED_KBYTES,
             delivery_report_only_error=True,

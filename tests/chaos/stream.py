@@ -32,6 +32,8 @@ from feedback_app.traffic import scenario
 _SLICE_S: Final = 0.02
 #: How far an amending event steps back, beyond the grace.
 _AMENDS_MS: Final = 10_000
+#: A broker that is killed may need a while on a busy machine; what is given up would be lost by the suite, not by us.
+_PATIENT_S: Final = 600.0
 #: So many records all stand where they belong: each partition has seen something before a late event comes.
 _IN_PLACE: Final = 300
 
@@ -110,7 +112,7 @@ class Stream:
             late_share=self._mix.late,
             invalid_share=self._mix.invalid,
         )
-        with FeedbackPublisher(self._settings) as publisher:
+        with FeedbackPublisher(self._settings, delivery_timeout_s=_PATIENT_S) as publisher:
             for record in simulate(plan, self._moments()):
                 if record.expectation is Expectation.INVALID:
                     if self.silent:

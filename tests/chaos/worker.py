@@ -31,8 +31,11 @@ def __getattr__(name: str) -> Any:
 
 def _disturb() -> None:
     import feedback_app.transport.transactions
+    import tables.feedback_windows
     from tests.chaos import breakages, faults
 
+    # Often enough to happen in every scenario.
+    tables.feedback_windows._TRIM_S = 2.0  # type: ignore[misc]  # that is the point
     faults.install(faults.Faults(faults.from_variable(os.environ.get(faults.VARIABLE, "[]"))))
     if broken := os.environ.get(breakages.VARIABLE):
         breakages.BREAKAGES[broken]()
