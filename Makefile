@@ -1,7 +1,7 @@
 # `make demo ARGS="... --json"` prints JSON and nothing else on stdout: everything about installing goes to stderr.
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check format demo bench-worker clean
+.PHONY: help install test check format demo bench-worker bench-memory clean
 MAKEFLAGS += --no-print-directory
 
 VENV := .venv
@@ -17,6 +17,7 @@ help:
 	@echo 'make check               formatting, lint, types, layers'
 	@echo 'make demo  ARGS=...      the whole system on embedded parts'
 	@echo 'make bench-worker ARGS=... how fast one worker is'
+	@echo 'make bench-memory ARGS=... how much memory it takes'
 	@echo 'make format              format and fix what can be fixed'
 	@echo 'make clean               remove everything that was made here'
 
@@ -48,6 +49,9 @@ demo: $(INSTALLED)
 
 bench-worker: $(INSTALLED)
 	@$(VENV)/bin/python -m benchmarks.worker $(ARGS)
+
+bench-memory: $(INSTALLED)
+	@$(VENV)/bin/python -m benchmarks.memory $(ARGS)
 
 clean:
 	@rm -rf $(VENV) .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
