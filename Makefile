@@ -1,7 +1,7 @@
 # `make demo ARGS="... --json"` prints JSON and nothing else on stdout: everything about installing goes to stderr.
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check format demo chaos bench-worker fuzz clean
+.PHONY: help install test check format demo chaos bench-worker bench-memory fuzz clean
 MAKEFLAGS += --no-print-directory
 
 VENV := .venv
@@ -18,6 +18,7 @@ help:
 	@echo 'make demo  ARGS=...      the whole system on embedded parts'
 	@echo 'make chaos ARGS=...      workers disturbed on a real Kafka; --quick, --breakages, --help'
 	@echo 'make bench-worker ARGS=... how fast one worker is'
+	@echo 'make bench-memory ARGS=... how much memory it takes'
 	@echo 'make fuzz  ARGS=...      the decoder and the fold, fuzzed; --runs N, --seed N'
 	@echo 'make format              format and fix what can be fixed'
 	@echo 'make clean               remove everything that was made here'
@@ -53,6 +54,9 @@ chaos: $(INSTALLED)
 
 bench-worker: $(INSTALLED)
 	@$(VENV)/bin/python -m benchmarks.worker $(ARGS)
+
+bench-memory: $(INSTALLED)
+	@$(VENV)/bin/python -m benchmarks.memory $(ARGS)
 
 fuzz: $(INSTALLED)
 	@$(VENV)/bin/python -c 'import atheris' 2>/dev/null || $(VENV)/bin/python -m pip install --quiet \

@@ -55,7 +55,6 @@ class Folder:
         while True:
             batch = await owned.inbox.get()
             owned.folding = True
-            self.table.ask_for_more(batch)
             async with owned.turn:
                 while not await self._fold(owned, rules, batch):
                     pass
@@ -69,6 +68,9 @@ class Folder:
             records = batch.records[start : start + SLICE]
             fold.add(batch.topic, batch.partition, records, decode([record.value() for record in records]))
             await asyncio.sleep(0)
+        # Not before: the next batch is there when this one is committed, and a partition that waits for its turn to
+        # decode holds one batch, not two.
+        self.table.ask_for_more(batch)
         if fold.items:
             await self._store(fold)
         try:

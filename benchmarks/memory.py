@@ -1,39 +1,40 @@
 """How much memory one worker takes: ``python -m benchmarks.memory``, ``make bench-memory``.
 
-One run, one real Kafka, the worker as a process of its own with the settings of production (items off), the input of
-``benchmarks.workload``: 10,000 agents, 8 partitions, one-minute windows of event time, ten events in each.
+One run, one real Kafka, each worker a process of its own with the settings of production (items off, windows of a
+minute), and the input of ``benchmarks.workload``: 8 partitions, 10,000 agents with ten events in a window each.
 
-==================== ================================================================== ===========================
-part                 what happens                                                       what must hold
-==================== ================================================================== ===========================
-backlog              a worker works off 1,000,000 events that are there already, closes the second takes at most 1.15
-                     and publishes their windows; another one 5,000,000. Documents go   times the memory of the
-                     to a sink that counts                                              first
-outage               the database is killed, ten windows of 10,000 agents each become   below 300 MB, to the end
-                     due, the worker goes on counting; the database comes back, and all
-                     is delivered
-==================== ================================================================== ===========================
+======= =========================================================================== ================================
+part    what happens                                                                what must hold
+======= =========================================================================== ================================
+backlog 1,000,000 events are there already: they are counted, their windows closed  5,000,000 take at most 1.15 times
+        and published; then the same with 5,000,000. Documents go to a sink that    the memory of 1,000,000
+        keeps nothing
+outage  the database is killed, 1,000,000 events come, ten windows of every agent   below 300 MB, from the worker's
+        become due, the worker goes on counting and says that it is degraded; the   start until all is delivered
+        database comes back, and every document is stored
+======= =========================================================================== ================================
 
-The figure is the highest resident set size that the kernel has seen of the process (``VmHWM``), from its start until
-all is done: every event counted, every due window published once with the right count and, after the outage, every
-document in the database.
+The figure is the highest resident set size that the kernel has seen of the process (``VmHWM``; a MB is 1,000,000
+bytes). It counts only if everything else was right: every event counted, and every due window published once, with the
+right count; after the outage, with its document in the database.
 
-With ``--more`` two further parts are shown, for which there is no bar: 1,000,000 agents, and a flood of records that
-are late or invalid.
+``--more`` shows three further parts, without a bar: the larger backlog's state restored from the changelog to an empty
+disk; 1,000,000 agents; and a flood of records that are invalid or late for good.
 
 The last line on stdout is JSON, ``{"backlog_1m_mb": ..., "backlog_5m_mb": ..., "ratio": ..., "outage_mb": ...,
-"holds": ...}``, with ``--quick`` for the smaller input named accordingly. A MB is 1,000,000 bytes. Exit code 1: a bar
-was not met, or something was counted wrong.
+"holds": ...}``; ``--quick`` uses less input, and names it. Exit code 1: a bar was not met, or something was not right.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,11 +42,12 @@ import pymongo
 
 from benchmarks.measuring import ContenderFailed, Job, Watcher
 from benchmarks.output import check
-from benchmarks.services import broker
-from benchmarks.workload import GRACE_MS, PARTITIONS, WINDOW_MS, Totals, Workload
+from benchmarks.services import broker, drop_topics
+from benchmarks.workload import GRACE_MS, PARTITIONS, WINDOW_MS, Flood, Totals, Workload
 from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.embedded.process import free_port
 from feedback_app.embedded.worker import WorkerProcess
+from feedback_app.errors import FeedbackError
 from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import Settings, load_settings
 from feedback_app.topics import Topics
@@ -55,12 +57,25 @@ MOST_RATIO: Final = 1.15
 MOST_OUTAGE_MB: Final = 300.0
 
 _AGENTS: Final = 10_000
-_PER_WINDOW: Final = 10
+_EVENTS_IN_A_WINDOW: Final = 10 * _AGENTS
 #: For how long nothing changes, once all is counted and the database is still away: time enough to try again.
 _AWAY_S: Final = 10.0
 
 
-class Measured(WorkerProcess):
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many events each part gets."""
+
+    few: int
+    many: int
+    outage: int
+
+
+FULL: Final = Size(1_000_000, 5_000_000, 1_000_000)
+QUICK: Final = Size(200_000, 1_000_000, 300_000)
+
+
+class MeasuredWorker(WorkerProcess):
     """A worker whose memory is watched."""
 
     @property
@@ -80,130 +95,191 @@ class Measured(WorkerProcess):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What was measured of one worker; *failure* says what went wrong."""
+    """What was measured of one worker; *failure* says what was not right."""
 
     name: str
-    events: int
-    windows: int
-    peak_mb: float = 0.0
+    records: int = 0
+    windows: int = 0
     seconds: float = 0.0
+    peak_mb: float = 0.0
     failure: str = ""
 
     def __str__(self) -> str:
-        line = f"{self.name:<16}{self.events:>12,}{self.windows:>11,}{self.seconds:>9.1f}{self.peak_mb:>10.1f}"
-        return f"{line}  {self.failure or 'all counted, once each, right'}"
+        what = f"{self.name:<15}{self.records:>12,}{self.windows:>12,}{self.seconds:>8.0f}{self.peak_mb:>9.1f}"
+        return f"{what}  {self.failure or 'right'}"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Bench:
-    """Where the parts run."""
+    """Where the workers run, one after the other."""
 
     servers: str
     prefix: str
     directory: Path
     timeout: float
-    parts: list[Part] = field(default_factory=list)
-
-    def settings(self, name: str, mongodb_url: str = "mongodb://127.0.0.1:1") -> Settings:
-        """Return a worker's settings: those of production, with topics and a folder for this part alone."""
-        unique = f"{self.prefix}{name}-"
-        ours = load_settings(
-            _env_file=None,
-            broker_url=f"kafka://{self.servers}",
-            mongodb_url=mongodb_url,
-            mongodb_database=unique,
-            app_id=f"{unique}app",
-            topic_prefix=unique,
-            partitions=PARTITIONS,
-            batch_time_ms=WINDOW_MS,
-            grace_ms=GRACE_MS,
-            max_batches=10_000,
-            store_items=False,
-            idle_ms=3_600_000,  # the ticks' windows stay open, however slow the rest is
-            data_dir=self.directory / unique,
-            web_port=free_port(),
-        )
-        ensure_topics(ours, Topics.of(ours).specs())
-        return ours
-
-    @contextmanager
-    def worker(self, settings: Settings, app: str) -> Iterator[Measured]:
-        """Run a worker."""
-        with Measured(settings, self.directory / f"{settings.app_id}.log", app=app) as worker:
-            yield worker
 
     def backlog(self, name: str, workload: Workload) -> Part:
-        """Measure a worker that finds *workload* on the topic and works it off."""
-        settings = self.settings(name)
-        records, totals = workload.send(self.servers, Topics.of(settings).feedback)
-        with (
-            Watcher(self.servers, job_of(settings, records, len(totals))) as watcher,
-            self.worker(settings, "benchmarks.our_worker") as worker,
-        ):
+        """Measure a worker that finds *workload* on its topic."""
+        ours = self._settings(name)
+        records, totals = workload.send(self.servers, Topics.of(ours).feedback)
+        job = _job(ours, records, len(totals))
+        with Watcher(self.servers, job) as watcher, self._worker(ours) as worker:
             timing = watcher.time(worker, windows_too=True, timeout=self.timeout)
             watcher.collect(patience=0, quiet=2)
             verdict = check(watcher.published, totals)
             failure = "" if verdict.holds else str(verdict)
-            return Part(name, records, len(totals), worker.peak_mb, timing.seconds, failure)
+            return Part(name, records, len(totals), timing.seconds, worker.peak_mb, failure)
+
+    def restore(self, name: str) -> Part:
+        """Measure the worker of the *backlog* of that name, started again on an empty disk."""
+        ours = self._settings(name, data_dir=self.directory / "empty")
+        started = time.monotonic()
+        with self._worker(ours) as worker:
+            worker.wait_until_ready(self.timeout)
+            return Part("restore", seconds=time.monotonic() - started, peak_mb=worker.peak_mb)
+
+    def flood(self, name: str, workload: Flood) -> Part:
+        """Measure a worker on records none of which is counted."""
+        ours = self._settings(name)
+        records, _ = workload.send(self.servers, Topics.of(ours).feedback)
+        late = workload.events // 2
+        job = replace(_job(ours, records, late), output=Topics.of(ours).late)
+        with Watcher(self.servers, job) as watcher, self._worker(ours) as worker:
+            timing = watcher.time(worker, windows_too=True, timeout=self.timeout)
+            watcher.collect(patience=0, quiet=2)
+            failure = "" if len(watcher.published) == late else f"{len(watcher.published)} of {late} late"
+            return Part(name, records, 0, timing.seconds, worker.peak_mb, failure)
 
     def outage(self, name: str, workload: Workload) -> Part:
         """Measure a worker that counts *workload* while the database is away, and delivers once it is back."""
         with EmbeddedDatabase() as database:
-            settings = self.settings(name, database.url)
-            with self.worker(settings, "feedback_app") as worker:
+            ours = self._settings(name, mongodb_url=database.url)
+            with self._worker(ours, app="feedback_app") as worker:
                 worker.wait_until_ready()
                 database.kill()
-                records, totals = workload.send(self.servers, Topics.of(settings).feedback)
-                with Watcher(self.servers, job_of(settings, records, len(totals))) as watcher:
+                records, totals = workload.send(self.servers, Topics.of(ours).feedback)
+                with Watcher(self.servers, _job(ours, records, len(totals))) as watcher:
                     watcher.time(worker, windows_too=False, timeout=self.timeout)
                     watcher.collect(patience=_AWAY_S, quiet=_AWAY_S)
-                    status, health = worker.get("/health/ready")
-                    away_mb, published = worker.peak_mb, len(watcher.published)
-                    say(f"{'':16}{published} of {len(totals):,} windows published while it was away, {away_mb:.1f} MB")
-                    if published or status != 200 or health["status"] != "degraded":
-                        raise ContenderFailed(f"the outage went unnoticed: {published} windows, {status}, {health}")
+                    _, health = worker.get("/health/ready")
+                    say(f"{'':15}all counted, {len(watcher.published)} windows published, {worker.peak_mb:.1f} MB")
+                    if watcher.published or (health or {}).get("status") != "degraded":
+                        return Part(name, failure=f"the outage went unnoticed: {health}")
                     database.start()
                     timing = watcher.time(worker, windows_too=True, timeout=self.timeout)
-                    verdict = check(watcher.published, totals)
+                    watcher.collect(patience=0, quiet=2)
+                verdict = check(watcher.published, totals)
+                stored = _documents(ours)
                 failure = "" if verdict.holds else str(verdict)
-                stored = documents_of(settings)
-                if stored != totals:
-                    failure += f" {len(stored)} of {len(totals)} documents, or with other counts"
-                return Part(name, records, len(totals), worker.peak_mb, timing.seconds, failure)
+                if any(stored.get(window) != count for window, count in totals.items()):
+                    failure += f" documents: {len(stored)} of {len(totals)}, or with other counts"
+                return Part(name, records, len(totals), timing.seconds, worker.peak_mb, failure)
+
+    def _settings(self, name: str, **more: Any) -> Settings:
+        """Return the settings of a worker whose topics, group and folder are named after its part."""
+        unique = f"{self.prefix}{name}"
+        ours = load_settings(
+            _env_file=None,
+            **{
+                "broker_url": f"kafka://{self.servers}",
+                "mongodb_database": unique,
+                "app_id": unique,
+                "topic_prefix": f"{unique}-",
+                "partitions": PARTITIONS,
+                "batch_time_ms": WINDOW_MS,
+                "grace_ms": GRACE_MS,
+                "idle_ms": 3_600_000,  # the ticks' windows stay open, however slow the rest is
+                "max_batches": 10_000,
+                "store_items": False,
+                "data_dir": self.directory / unique,
+                "web_port": free_port(),
+                **more,
+            },
+        )
+        ensure_topics(ours, Topics.of(ours).specs())
+        return ours
+
+    def _worker(self, settings: Settings, app: str = "benchmarks.our_worker") -> MeasuredWorker:
+        return MeasuredWorker(settings, self.directory / f"{settings.app_id}.log", app=app)
 
 
-def job_of(settings: Settings, records: int, windows: int) -> Job:
+def _job(settings: Settings, records: int, windows: int) -> Job:
     topics = Topics.of(settings)
     return Job(settings.app_id, topics.feedback, records, topics.aggregates, windows, settings.partitions)
 
 
-def documents_of(settings: Settings) -> Totals:
-    """Return the counts in the database, as the workload gives the right ones."""
+def _documents(settings: Settings) -> Totals:
+    """Return the counts that the database holds, as a workload gives the right ones."""
     client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(settings.mongodb_url.get_secret_value())
+    counts = {}
     with client:
-        found = client[settings.mongodb_database].feedback_windows.find({}, {"_id": 1, "count": 1})
-        counts = {}
-        for document in found:
+        for document in client[settings.mongodb_database].feedback_windows.find({}, {"count": 1}):
             agent_id, start, _ = document["_id"].split("|")
             counts[agent_id, int(start)] = document["count"]
-        return counts
+    return counts
+
+
+def parts(bench: Bench, size: Size, *, more: bool) -> Iterator[Part]:
+    """Run everybody; the first three are those that there is a bar for."""
+
+    def workload(events: int, agents: int = _AGENTS) -> Workload:
+        return Workload.just_over(events, agents, events // _EVENTS_IN_A_WINDOW)
+
+    yield bench.backlog(f"backlog-{short(size.few)}", workload(size.few))
+    yield bench.backlog(f"backlog-{short(size.many)}", workload(size.many))
+    yield bench.outage("outage", workload(size.outage))
+    if more:
+        yield bench.restore(f"backlog-{short(size.many)}")
+        yield bench.backlog("many-agents", workload(size.few, size.few))
+        yield bench.flood("flood", Flood(**asdict(workload(size.few))))
+
+
+def short(events: int) -> str:
+    """Say 1000000 as 1m."""
+    return f"{events // 1_000_000}m" if events % 1_000_000 == 0 else f"{events // 1_000}k"
 
 
 def say(text: str) -> None:
+    """Write to stderr: stdout is for the result."""
     print(text, file=sys.stderr, flush=True)
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description="How much memory a worker takes.")
+    parser.add_argument("--quick", action="store_true", help="200,000 and 1,000,000 events, an outage of three windows")
+    parser.add_argument("--more", action="store_true", help="also what there is no bar for")
+    parser.add_argument("--broker", metavar="URL", help="a running Kafka, instead of one started here")
+    parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for each wait (%(default)s)")
+    return parser.parse_args(arguments)
+
+
 def main() -> int:
-    b = sys.argv[1:]
+    """Measure, show, judge."""
+    arguments = parse()
+    size = QUICK if arguments.quick else FULL
     prefix = f"memory-{uuid.uuid4().hex[:8]}-"
-    with broker(None) as servers, tempfile.TemporaryDirectory(prefix=prefix) as directory:
-        bench = Bench(servers, prefix, Path(directory), 900)
-        for part in b:
-            kind, events, agents = part.split(":")
-            n = int(events)
-            w = Workload.just_over(n, int(agents), max(1, n // 100_000))
-            print((bench.backlog if kind == "backlog" else bench.outage)(f"{kind}-{n}", w), flush=True)
-    return 0
+    print(f"{'part':<15}{'records':>12}{'windows':>12}{'seconds':>8}{'peak MB':>9}", flush=True)
+    measured: list[Part] = []
+    with broker(arguments.broker) as servers, tempfile.TemporaryDirectory(prefix=prefix) as directory:
+        try:
+            for part in parts(Bench(servers, prefix, Path(directory), arguments.timeout), size, more=arguments.more):
+                measured.append(part)
+                print(part, flush=True)
+        except (ContenderFailed, FeedbackError) as error:
+            say(f"FAILED: {error}")
+            return 1
+        finally:
+            if arguments.broker is not None:
+                drop_topics(servers, prefix)
+    few, many, outage = measured[:3]
+    ratio = many.peak_mb / few.peak_mb
+    holds = ratio <= MOST_RATIO and outage.peak_mb < MOST_OUTAGE_MB and not any(part.failure for part in measured)
+    result = {f"backlog_{short(size.few)}_mb": round(few.peak_mb, 1)}
+    result |= {f"backlog_{short(size.many)}_mb": round(many.peak_mb, 1)}
+    result |= {"ratio": round(ratio, 3), "outage_mb": round(outage.peak_mb, 1)}
+    print(json.dumps(result | {"holds": holds}))
+    return 0 if holds else 1
 
 
 if __name__ == "__main__":

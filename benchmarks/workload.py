@@ -20,6 +20,8 @@ GRACE_MS = 5_000
 #: How far an event may lie behind one that was sent before it; less than the grace, so that none is late.
 _DISORDER_MS = 2_000
 _CHUNK = 10_000
+#: Longer than any closed window is kept by default.
+_LONG_MS = 3 * 3_600_000
 
 
 class Record(NamedTuple):
@@ -127,6 +129,18 @@ class Workload:
         if producer.flush(60):
             raise RuntimeError(f"{topic}: the broker did not take all of the input")
         return sent, totals
+
+
+@dataclass(frozen=True, slots=True)
+class Flood(Workload):
+    """As many records that are not counted, in turn: invalid (cut off), and so late that their windows are final."""
+
+    def records(self, every: int = 1) -> Iterator[Record]:
+        """Yield the ticks, which make the others late; then those, in the order of their times."""
+        yield from self.ticks()
+        long_ago = Workload(self.events, self.agents, self.windows, self.start - _LONG_MS, self.seed)
+        for number, record in enumerate(long_ago.records(every)):
+            yield record if number % 2 else record._replace(value=record.value[:-1])
 
 
 def _produce(producer: Producer, topic: str, record: Record) -> None:

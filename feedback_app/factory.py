@@ -30,6 +30,7 @@ from feedback_app.errors import FeedbackError, SettingsError
 from feedback_app.folding import FoldRules
 from feedback_app.health import Health
 from feedback_app.liveness import Liveness
+from feedback_app.memory import share_arenas
 from feedback_app.provisioning import check_database, ensure_topics
 from feedback_app.retry import retrying
 from feedback_app.settings import BatchingMode, Settings
@@ -62,6 +63,7 @@ class FeedbackWorker(WatchedWorker):
 
     def execute_from_commandline(self) -> Any:
         """Run until stopped. An error that we have words for is the last line on stderr, and decides the exit code."""
+        share_arenas()
         try:
             self._check_web_address()
             cast(FeedbackApp, self.app).preflight()

@@ -184,7 +184,10 @@ class Restorer:
                 "enable.partition.eof": True,
                 "isolation.level": isolation,
                 "auto.offset.reset": "error",
-                "queued.max.messages.kbytes": 16_384,
+                # All partitions are restored at once: what each has fetched ahead counts as often.
+                "queued.max.messages.kbytes": 2_048,
+                "queued.min.messages": _BATCH,
+                "max.partition.fetch.bytes": 256 << 10,
                 "fetch.wait.max.ms": 100,
                 "fetch.queue.backoff.ms": 5,  # the default of a second starves a reader that empties its queue in less
             },

@@ -21,9 +21,9 @@ from feedback_app.settings import Settings
 logger = logging.getLogger(__name__)
 
 #: Records of one batch, at most: it bounds the length of a transaction and, with the bytes below, memory.
-BATCH_RECORDS: Final = 10_000
-#: Fetched ahead for one partition, at most, and one answer, which may come on top. librdkafka needs three times as much
-#: memory for records of usual size: 5 MB a partition. With 4 MB and its own answers of 1 MB it was 13, and no faster.
+BATCH_RECORDS: Final = 5_000
+#: Fetched ahead for one partition: about as many records as a batch, and about so much at most. Each costs librdkafka
+#: some 300 bytes more than it holds; with its own limits, 4 MB of small records took 13 MB for every partition.
 _AHEAD_KB: Final = 2_048
 #: Asked for at once, compressed; a larger batch comes by itself. librdkafka decompresses all of an answer before it
 #: looks at the bound above, so this one is what a flood of records that compress to nothing is up against.
@@ -77,6 +77,7 @@ class PartitionSource:
                 # The default of a second starves a reader that empties its queue in less.
                 "fetch.queue.backoff.ms": 5,
                 "queued.max.messages.kbytes": _AHEAD_KB,
+                "queued.min.messages": BATCH_RECORDS,
                 "max.partition.fetch.bytes": _ANSWER_BYTES,
                 "error_cb": self._on_error,
             },
