@@ -37,8 +37,8 @@ _SETTINGS: Final[dict[str, Any]] = {
     "store_items": False,
     "batch_size": 100,
 }
-_PACE: Final = 1_500.0
-_AGENTS: Final = 40
+_PACE: Final = 800.0
+_AGENTS: Final = 25
 #: How long everything may take to be read and closed once the traffic has ended.
 _SETTLES_S: Final = 120.0
 

@@ -17,11 +17,11 @@ def broker_killed(arena: Arena) -> None:
     arena.begin_traffic()
     arena.fleet.until_ready(worker)
     for _ in range(2):
-        arena.until_sent(2_000)
+        arena.until_sent(1_000)
         arena.kafka.kill()
         arena.fleet.rest(arena.random.uniform(0, 3))
         arena.kafka.start()
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
 
 
 @scenario("broker away for a minute", own_broker=True)
@@ -32,14 +32,14 @@ def broker_away(arena: Arena) -> None:
         worker.begin()
     arena.begin_traffic()
     arena.fleet.until_balanced(workers)
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
     os.kill(arena.kafka.pid, signal.SIGSTOP)
     try:
         arena.fleet.rest(60)
     finally:
         os.kill(arena.kafka.pid, signal.SIGCONT)
     arena.fleet.until_balanced(workers)
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
 
 
 @scenario("transactions aborted", quick=True)
@@ -51,11 +51,11 @@ def transactions_aborted(arena: Arena) -> None:
     )
     arena.begin_traffic()
     arena.fleet.until_ready(worker)
-    arena.until_sent(6_000)
+    arena.until_sent(3_000)
     worker.crash()
     worker.wipe()
     worker.begin(Fault(Action.ABORT, Point.FOLD_PRODUCED, at=1, every=2))
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
 
 
 @scenario("transactions aborted by the broker")
@@ -69,5 +69,5 @@ def transactions_aborted_by_the_broker(arena: Arena) -> None:
     )
     arena.begin_traffic()
     arena.fleet.until_ready(worker)
-    arena.until_sent(8_000)
+    arena.until_sent(4_000)
     worker.calm("transaction_ms")

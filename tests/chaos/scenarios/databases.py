@@ -18,7 +18,7 @@ def _at_work(arena: Arena) -> ChaosWorker:
     worker.begin()
     arena.begin_traffic()
     arena.fleet.until_ready(worker)
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
     return worker
 
 
@@ -33,7 +33,7 @@ def database_killed(arena: Arena) -> None:
         arena.database.kill()
         arena.fleet.rest(arena.random.uniform(0.1, 2))
         arena.database.start()
-        arena.until_sent(1_500)
+        arena.until_sent(800)
 
 
 @scenario("database away for several windows, worker killed meanwhile")
@@ -45,7 +45,7 @@ def database_away(arena: Arena) -> None:
     worker.crash()
     arena.fleet.rest(2)
     arena.database.start()
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
 
 
 @scenario("database away with items on")
@@ -57,7 +57,7 @@ def database_away_with_items(arena: Arena) -> None:
     arena.fleet.until(lambda: _is_degraded(worker), "readiness says degraded")
     arena.fleet.rest(4)
     arena.database.start()
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
 
 
 @scenario("database not primary")
@@ -65,7 +65,7 @@ def database_not_primary(arena: Arena) -> None:
     _at_work(arena)
     for command in ("insert", "update", "find"):
         with arena.failing(command, errorCode=10107):
-            arena.until_sent(2_000)
+            arena.until_sent(1_000)
 
 
 @scenario("database closes connections")
@@ -73,14 +73,14 @@ def database_closes_connections(arena: Arena) -> None:
     _at_work(arena)
     for command in ("insert", "update"):
         with arena.failing(command, mode={"times": 10}, closeConnection=True):
-            arena.until_sent(2_000)
+            arena.until_sent(1_000)
 
 
 @scenario("database answers slowly")
 def database_answers_slowly(arena: Arena) -> None:
     _at_work(arena)
     with arena.failing("insert", blockConnection=True, blockTimeMS=1_500):
-        arena.until_sent(6_000)
+        arena.until_sent(3_000)
 
 
 @scenario("write errors on some operations of a bulk")
@@ -111,6 +111,6 @@ def two_upserts_race(arena: Arena) -> None:
                 with suppress(pymongo.errors.DuplicateKeyError):  # it is closed, so there is no race for it
                     collection.insert_one({"_id": f"{agent}|{start}|{size}", "agentId": agent, "count": 0})
                     raced += 1
-            arena.until_sent(1_500)
+            arena.until_sent(800)
     if not raced:
         raise ScenarioFailed("there was no race")

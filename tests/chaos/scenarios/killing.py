@@ -16,7 +16,7 @@ def _killed_at(arena: Arena, point: Point, *, wiped: bool = False) -> None:
     """Kill a worker at *point*, start it again to be killed there again, and let it work on from there."""
     worker = arena.worker()
     arena.begin_traffic()
-    arena.until_sent(1_000)
+    arena.until_sent(500)
     for _ in range(_TIMES):
         worker.begin(Fault(Action.KILL, point, at=arena.random.randint(1, 3 if point in _SELDOM else 12)))
         arena.fleet.until(worker.died, f"the worker is killed: {point}", tended=False)
@@ -28,7 +28,7 @@ def _killed_at(arena: Arena, point: Point, *, wiped: bool = False) -> None:
         worker.crash()
         worker.wipe()
         worker.begin()
-    arena.until_sent(3_000)
+    arena.until_sent(800)
 
 
 @scenario("kill in a fold")
@@ -84,7 +84,7 @@ def kill_in_a_restore(arena: Arena) -> None:
     worker.begin()
     arena.begin_traffic()
     arena.fleet.until_ready(worker)
-    arena.until_sent(6_000)
+    arena.until_sent(3_000)
     worker.crash()
     worker.wipe()
     for _ in range(_TIMES):
@@ -92,7 +92,7 @@ def kill_in_a_restore(arena: Arena) -> None:
         arena.fleet.until(worker.died, "the worker is killed in a restore", tended=False)
     worker.calm()
     worker.begin()
-    arena.until_sent(3_000)
+    arena.until_sent(800)
 
 
 @scenario("kill in a hand-over")
@@ -102,14 +102,14 @@ def kill_in_a_hand_over(arena: Arena) -> None:
     first.begin(Fault(Action.KILL, Point.HAND_OVER))
     arena.begin_traffic()
     arena.fleet.until_ready(first)
-    arena.until_sent(3_000)
+    arena.until_sent(800)
     second.begin()
     arena.fleet.until(first.died, "the first worker is killed in the hand-over", tended=False)
     first.calm()
     arena.fleet.until_ready(second)
     first.begin()
     arena.fleet.until_balanced([first, second])
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
 
 
 @scenario("kill at any moment")
@@ -128,4 +128,4 @@ def kill_at_any_moment(arena: Arena) -> None:
     arena.fleet.until_balanced(workers)
     if not sum(worker.deaths for worker in workers):
         raise ScenarioFailed("nobody was killed")
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)

@@ -20,10 +20,10 @@ def _zombie(arena: Arena, point: Point) -> None:
     arena.fleet.until(lambda: first.is_stopped, f"the first worker stands still: {point}", tended=False)
     second.begin()
     arena.fleet.until(lambda: len(second.owned()) == second.partitions, "the second worker owns everything")
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
     first.thaw()
     arena.fleet.until_balanced([first, second])
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
     # What a zombie may have written to the changelog shows in who restores from it.
     for worker in (first, second):
         worker.crash()
@@ -60,7 +60,7 @@ def rolling_restart(arena: Arena) -> None:
     arena.begin_traffic()
     arena.fleet.until_balanced(workers)
     for worker in workers:
-        arena.until_sent(1_000)
+        arena.until_sent(500)
         code = worker.end()
         if code != 0:
             raise ScenarioFailed(f"a worker that was asked to end did so with {code}\n{worker.end_of_log()}")
@@ -75,11 +75,11 @@ def scale(arena: Arena) -> None:
     for number, worker in enumerate(workers, 1):
         worker.begin()
         arena.fleet.until_balanced(workers[:number])
-        arena.until_sent(1_500)
+        arena.until_sent(800)
     for number in (2, 1):
         workers[number].end()
         arena.fleet.until_balanced(workers[:number])
-        arena.until_sent(1_500)
+        arena.until_sent(800)
 
 
 @scenario("rebalance in a close pass")
@@ -91,10 +91,10 @@ def rebalance_in_a_close_pass(arena: Arena) -> None:
     arena.begin_traffic()
     arena.fleet.until_ready(first)
     for _ in range(2):
-        arena.until_sent(1_500)
+        arena.until_sent(800)
         second.begin(slow)
         arena.fleet.until_balanced([first, second])
-        arena.until_sent(1_500)
+        arena.until_sent(800)
         second.end()
         arena.fleet.until_balanced([first])
 

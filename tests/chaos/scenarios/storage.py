@@ -14,7 +14,7 @@ def _at_work(arena: Arena) -> ChaosWorker:
     worker.begin()
     arena.begin_traffic()
     arena.fleet.until_ready(worker)
-    arena.until_sent(3_000)
+    arena.until_sent(800)
     return worker
 
 
@@ -25,7 +25,7 @@ def data_dir_wiped(arena: Arena) -> None:
     worker.wipe()
     worker.begin()
     arena.fleet.until_ready(worker)
-    arena.until_sent(3_000)
+    arena.until_sent(800)
 
 
 @scenario("data dir of a killed worker reused")
@@ -37,12 +37,12 @@ def data_dir_reused(arena: Arena) -> None:
     between = arena.worker()
     between.begin()
     arena.fleet.until_ready(between)
-    arena.until_sent(3_000)
+    arena.until_sent(800)
     between.end()
     heir = arena.worker(arena.settings().model_copy(update={"data_dir": killed.settings.data_dir}))
     heir.begin()
     arena.fleet.until_ready(heir)
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
 
 
 @scenario("an old copy of a data dir put back")
@@ -53,13 +53,13 @@ def old_copy_put_back(arena: Arena) -> None:
     shutil.copytree(data, copy)
     worker.begin()
     arena.fleet.until_ready(worker)
-    arena.until_sent(6_000)
+    arena.until_sent(3_000)
     worker.crash()
     shutil.rmtree(data)
     copy.rename(data)
     worker.begin()
     arena.fleet.until_ready(worker)
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
 
 
 @scenario("a disk with no space left")
@@ -75,7 +75,7 @@ def no_space_left(arena: Arena) -> None:
     worker.calm("file_bytes")
     worker.begin()
     arena.fleet.until_ready(worker)
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
 
 
 @scenario("a changelog compacted to gaps")
@@ -88,7 +88,7 @@ def changelog_compacted(arena: Arena) -> None:
     worker.wipe()
     worker.begin()
     arena.fleet.until_ready(worker)
-    arena.until_sent(2_000)
+    arena.until_sent(1_000)
 
 
 @scenario("a changelog emptied, for every window was closed")
@@ -108,4 +108,4 @@ def changelog_emptied(arena: Arena) -> None:
     worker.begin()
     arena.fleet.until_ready(worker)
     arena.stream.paused = False
-    arena.until_sent(3_000)
+    arena.until_sent(800)
