@@ -29,7 +29,9 @@ from feedback_app.simulation import Expectation, simulate
 from feedback_app.topics import Topics
 from feedback_app.traffic import scenario
 
-_SLICE_S: Final = 0.02
+#: Traffic comes in bursts, each of them a transaction a partition: the fewer, the more scenarios run at a time.
+_SLICE_S: Final = 0.3
+_PAUSE_S: Final = 0.05
 #: How far an amending event steps back, beyond the grace.
 _AMENDS_MS: Final = 10_000
 #: A broker that is killed may need a while on a busy machine; what is given up would be lost by the suite, not by us.
@@ -154,8 +156,8 @@ class Stream:
         started, number = time.monotonic(), 0
         while not self._ending:
             while self.paused and not self._ending:
-                time.sleep(_SLICE_S)
-                started += _SLICE_S
+                time.sleep(_PAUSE_S)
+                started += _PAUSE_S
             ahead = number / self._pace - (time.monotonic() - started)
             if ahead > _SLICE_S:
                 time.sleep(ahead)

@@ -2,7 +2,7 @@
 
 ``CHAOS_FAULTS``: faults at named points. ``CHAOS_BREAK``: a rule that is broken. ``CHAOS_CLOCK_MS``: how far its clock
 is ahead. ``CHAOS_TRANSACTION_MS``: after what time the broker aborts its transactions. ``CHAOS_FILE_BYTES``: no file
-may grow larger, as on a disk that is full.
+may grow larger, as on a disk that is full. ``CHAOS_TRIM_S``: how often forwarded records are trimmed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def _disturb() -> None:
     import tables.feedback_windows
     from tests.chaos import breakages, faults
 
-    # Often enough to happen in every scenario.
-    tables.feedback_windows._TRIM_S = 2.0  # type: ignore[misc]  # that is the point
+    # Often enough to happen in a scenario.
+    tables.feedback_windows._TRIM_S = float(os.environ.get("CHAOS_TRIM_S", "2"))  # type: ignore[misc]  # that is the point
     faults.install(faults.Faults(faults.from_variable(os.environ.get(faults.VARIABLE, "[]"))))
     if broken := os.environ.get(breakages.VARIABLE):
         breakages.BREAKAGES[broken]()

@@ -59,9 +59,10 @@ def flood_of_invalid_events(arena: Arena) -> None:
 def settings_changed(arena: Arena) -> None:
     """Window size, grace, retention and mode go up and down; what is open closes as it was begun.
 
-    The retention stays at or below what the traffic was labelled for: a longer one would make late events count.
+    The retention stays at or below what the traffic was labelled for: a longer one would make late events count. What
+    was forwarded is not trimmed, for the verifier must know by which size it was counted.
     """
-    arena.worker().begin()
+    arena.worker().begin(trim_s=3_600)
     arena.begin_traffic()
     arena.fleet.until_ready()
     for changes in (
@@ -75,7 +76,7 @@ def settings_changed(arena: Arena) -> None:
         last.end()
         arena.configure(**changes)
         worker = arena.worker(arena.settings().model_copy(update={"data_dir": last.settings.data_dir}))
-        worker.begin()
+        worker.begin(trim_s=3_600)
         arena.fleet.until_ready(worker)
     arena.until_sent(1_300)
 
