@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, ParamSpec, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
-from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from feedback_app.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 #: How long a broker that is up may take to answer.
 ANSWER_S: Final = 10.0
@@ -36,8 +41,18 @@ def _passes(error: BaseException) -> bool:
     return isinstance(error, KafkaException) and (error.args[0].code() in _NOT_YET or error.args[0].retriable())
 
 
-#: Decorates a question to the broker: asked again, for a while, when the answer is "not yet".
-answered = retry(retry=retry_if_exception(_passes), stop=stop_after_delay(ANSWER_S), wait=wait_fixed(0.2), reraise=True)
+_ASKING: Final = Retrying(
+    retry=retry_if_exception(_passes), stop=stop_after_delay(ANSWER_S), wait=wait_fixed(0.2), reraise=True
+)
+
+
+def answered(question: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Decorate a question to the broker: asked again, for a while, when the answer is "not yet".
+
+    Not tenacity's own decorator: what that returns leads back to itself, and so keeps the client that is asked until
+    the garbage collector comes by.
+    """
+    return partial(_ASKING, question)
 
 
 def _note(error: KafkaError) -> None:
