@@ -28,16 +28,34 @@ logger = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0
 
 
+class _Errors:
+    """What a client has reported. Apart from :class:`Admin`, whose client must not lead back to it: nothing closes a
+    client but its last reference, and a circle would keep its threads and connections for as long as it pleases the
+    garbage collector. A worker asks at every rebalance."""
+
+    def __init__(self) -> None:
+        self.refusal = ""
+        self.last = ""
+
+    def note(self, error: KafkaError) -> None:
+        """Keep *error*. Called by the client."""
+        self.refusal = self.refusal or refusal(error)
+        # It follows from what was said before, which says more. Alone, it says that there is a broker, which hangs up.
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self.last = error.str()
+        elif not self.last:
+            self.last = "connections are closed at once; check FEEDBACK_BROKER_SECURITY"
+
+
 class Admin:
     """An admin client that tells at once, and in our words, why a broker can't be talked to."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._refusal = ""
-        self._last_error = ""
+        self._errors = _Errors()
         # Errors are told by us, once; librdkafka itself would log each of its attempts.
         config = librdkafka_config(settings, reconnect_backoff_ms=200)
-        config.update(error_cb=self._on_error)
+        config.update(error_cb=self._errors.note)
         self._client: AdminClient = open_client(AdminClient, config)
 
     def describe(self, names: Sequence[str]) -> dict[str, TopicDescription]:
@@ -125,8 +143,8 @@ class Admin:
         deadline = time.monotonic() + _TIMEOUT_S + 1
         while not future.done() and time.monotonic() < deadline:
             self._client.poll(0.05)
-            if self._refusal:
-                raise BrokerError(f"FEEDBACK_BROKER_URL={self._settings.broker_url}: {self._refusal}")
+            if self._errors.refusal:
+                raise BrokerError(f"FEEDBACK_BROKER_URL={self._settings.broker_url}: {self._errors.refusal}")
         if not future.done():
             raise self._unanswered(f"no answer within {_TIMEOUT_S:g} s")
         try:
@@ -136,16 +154,8 @@ class Admin:
                 raise self._unanswered(f"no answer within {_TIMEOUT_S:g} s") from error
             raise
 
-    def _on_error(self, error: KafkaError) -> None:
-        self._refusal = self._refusal or refusal(error)
-        # It follows from what was said before, which says more. Alone, it says that there is a broker, which hangs up.
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:
-            self._last_error = error.str()
-        elif not self._last_error:
-            self._last_error = "connections are closed at once; check FEEDBACK_BROKER_SECURITY"
-
     def _unanswered(self, what: str) -> BrokerError:
-        detail = f" ({self._last_error})" if self._last_error else ""
+        detail = f" ({self._errors.last})" if self._errors.last else ""
         return BrokerError(f"FEEDBACK_BROKER_URL={self._settings.broker_url}: {what}; is it up?{detail}")
 
     def _failure(self, what: str, error: KafkaException) -> BrokerError:

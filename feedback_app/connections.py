@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final, ParamSpec, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
-from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from feedback_app.errors import SettingsError
 from feedback_app.settings import Settings
@@ -15,6 +16,8 @@ from feedback_app.settings import Settings
 logger = logging.getLogger(__name__)
 
 _Client = TypeVar("_Client")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 #: How long a broker that is up may take to answer.
 ANSWER_S: Final = 10.0
@@ -62,10 +65,18 @@ def _not_yet(error: BaseException) -> bool:
     )
 
 
-#: Decorates a question to the broker: asked again, for a while, when the answer is "not yet".
-answered = retry(
+_ASKING: Final = Retrying(
     retry=retry_if_exception(_not_yet), stop=stop_after_delay(ANSWER_S), wait=wait_fixed(0.2), reraise=True
 )
+
+
+def answered(question: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Decorate a question to the broker: asked again, for a while, when the answer is "not yet".
+
+    Not tenacity's own decorator: what that returns leads back to itself, and so keeps the client that is asked until
+    the garbage collector comes by.
+    """
+    return partial(_ASKING, question)
 
 
 def _note(error: KafkaError) -> None:
