@@ -117,9 +117,10 @@ def _play(scenario: Scenario, seed: int, broker: str | None, directory: Path, br
 
 def _report(run: Run, outcome: Outcome, seconds: float) -> None:
     """Print the line of one scenario."""
-    verdict = "ok" if outcome.holds else "FAILED"
+    expected, otherwise = ("MISSED", "noticed") if run.broken else ("ok", "FAILED")
+    verdict = expected if outcome.holds else otherwise
     click.echo(
-        f"{verdict:<6} {run.title:<62} {outcome.events:>7,} events {outcome.documents:>6,} documents "
+        f"{verdict:<7} {run.title:<62} {outcome.events:>7,} events {outcome.documents:>6,} documents "
         f"{outcome.lost:>5} lost {outcome.twice:>5} twice {outcome.stale:>4} stale {seconds:6.1f} s"
     )
     if outcome.problem:

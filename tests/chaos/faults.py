@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Any
 
 from agents.feedback import Folder
+from feedback_app.errors import Aborted
 from feedback_app.folding import Fold
 from feedback_app.sinks.mongodb import MongoSink
 from feedback_app.transport.transactions import TransactionalProducer
@@ -38,12 +39,10 @@ class Point(StrEnum):
     RESTORE = "in a restore"
     FOLD = "in a fold"
     ITEMS = "items stored, not committed"
-    FOLD_QUEUED = "fold handed over, not produced"
     FOLD_PRODUCED = "fold produced, not committed"
     FOLD_COMMITTED = "fold committed, not in RocksDB"
     UPSERT = "before the upsert"
     UPSERTED = "after the upsert"
-    CLOSE_QUEUED = "close handed over, not produced"
     CLOSE_PRODUCED = "close produced, not committed"
     CLOSE_COMMITTED = "close committed, not in RocksDB"
     HAND_OVER = "in a hand-over"
@@ -55,7 +54,7 @@ class Action(StrEnum):
     KILL = "kill"  # SIGKILL
     STOP = "stop"  # SIGSTOP, until somebody sends SIGCONT
     SLEEP = "sleep"
-    ABORT = "abort"  # everything that was produced is purged: the transaction can only be aborted
+    ABORT = "abort"  # the transaction is aborted, with all that it has produced
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,11 @@ class Faults:
         ]
 
     def reached(self, point: Point) -> float:
-        """Let happen what is due; return how long to sleep."""
+        """Let happen what is due; return how long to sleep.
+
+        Raises:
+            Aborted: an abort is due.
+        """
         seconds = 0.0
         for fault in self._due(point):
             if fault.action is Action.KILL:
@@ -118,15 +121,13 @@ class Faults:
                 os.kill(os.getpid(), signal.SIGSTOP)
             elif fault.action is Action.SLEEP:
                 seconds += fault.seconds
+            else:
+                raise Aborted("aborted on purpose")
         return seconds
 
     def blocking(self, point: Point) -> None:
         """As :meth:`reached`; for a thread that may sleep."""
         time.sleep(self.reached(point))
-
-    def aborts(self, point: Point) -> bool:
-        """Say whether what was produced has to be thrown away."""
-        return any(fault.action is Action.ABORT for fault in self._due(point))
 
 
 def install(faults: Faults) -> None:
@@ -186,12 +187,7 @@ def _around_folding(faults: Faults) -> None:
 
 
 def _around_transactions(faults: Faults) -> None:
-    commit, flush, send, persist = (
-        OwnedPartition._commit,
-        TransactionalProducer._flush,
-        TransactionalProducer._commit,
-        PartitionState.persist,
-    )
+    commit, send, persist = OwnedPartition._commit, TransactionalProducer._commit, PartitionState.persist
     # Each partition commits in a thread of its own.
     this = threading.local()
 
@@ -199,13 +195,12 @@ def _around_transactions(faults: Faults) -> None:
         this.folds = bool(transaction.record.offsets != self.state.record.offsets)
         commit(self, transaction)
 
-    def flush_after(self: TransactionalProducer) -> None:
-        if faults.aborts(Point.FOLD_QUEUED if this.folds else Point.CLOSE_QUEUED):
-            self._producer.purge()
-        flush(self)
-
     def send_after(self: TransactionalProducer) -> None:
-        faults.blocking(Point.FOLD_PRODUCED if this.folds else Point.CLOSE_PRODUCED)
+        try:
+            faults.blocking(Point.FOLD_PRODUCED if this.folds else Point.CLOSE_PRODUCED)
+        except Aborted:
+            self._abort()
+            raise
         send(self)
 
     def persist_after(self: PartitionState, *args: Any) -> None:
@@ -213,7 +208,6 @@ def _around_transactions(faults: Faults) -> None:
         persist(self, *args)
 
     _put(OwnedPartition, "_commit", commit_noted)
-    _put(TransactionalProducer, "_flush", flush_after)
     _put(TransactionalProducer, "_commit", send_after)
     _put(PartitionState, "persist", persist_after)
 

@@ -7,6 +7,7 @@ import signal
 
 from tests.chaos.arena import Arena
 from tests.chaos.faults import Action, Fault, Point
+from tests.chaos.fleet import ScenarioFailed
 from tests.chaos.registry import scenario
 
 
@@ -44,18 +45,23 @@ def broker_away(arena: Arena) -> None:
 
 @scenario("transactions aborted", quick=True)
 def transactions_aborted(arena: Arena) -> None:
-    """What was handed over for a transaction is thrown away, now and then: it is aborted, and written again."""
+    """Transactions are aborted with all that they have produced, and what was in them is done again."""
+    aborts = [
+        Fault(Action.ABORT, Point.FOLD_PRODUCED, at=3, every=3),
+        Fault(Action.ABORT, Point.CLOSE_PRODUCED, at=2, every=4),
+    ]
     worker = arena.worker()
-    worker.begin(
-        Fault(Action.ABORT, Point.FOLD_QUEUED, at=3, every=3), Fault(Action.ABORT, Point.CLOSE_QUEUED, at=2, every=4)
-    )
+    worker.begin(*aborts)
     arena.begin_traffic()
     arena.fleet.until_ready(worker)
     arena.until_sent(3_000)
     worker.crash()
     worker.wipe()
-    worker.begin(Fault(Action.ABORT, Point.FOLD_PRODUCED, at=1, every=2))
+    worker.begin(*aborts)
     arena.until_sent(1_000)
+    told = worker.log.read_text()
+    if "folding the same records again" not in told or "committing the same again" not in told:
+        raise ScenarioFailed("nothing was aborted: this shows nothing")
 
 
 @scenario("transactions aborted by the broker")
