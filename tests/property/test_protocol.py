@@ -176,6 +176,7 @@ class Protocol(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
+@pytest.mark.timeout(600)  # it opens thousands of databases, and a busy disk makes each of them slow
 def test_every_record_ends_in_exactly_one_place() -> None:
     run_state_machine_as_test(
         Protocol,
