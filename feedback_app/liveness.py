@@ -98,12 +98,14 @@ class _Watched:
         self._liveness = liveness
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
-        call = getattr(self._client, method)
+        call, liveness = getattr(self._client, method), self._liveness
         what = f"{self._name}: {method} does not return"
 
+        # It must not lead back to this object: nothing closes a producer but its last reference, and a circle would
+        # keep its threads until the garbage collector comes by.
         @wraps(call)
         def step(*args: Any, **kwargs: Any) -> Any:
-            with self._liveness.step(what):
+            with liveness.step(what):
                 return call(*args, **kwargs)
 
         setattr(self, method, step)  # from now on it is found without coming here

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -105,3 +107,22 @@ def test_steps_begin_and_end_in_any_thread_while_reasons_are_asked_for(liveness:
             each.result()
     liveness.advance(21)
     assert liveness.reasons() == []
+
+
+def test_a_watched_client_goes_with_its_last_reference() -> None:
+    """Nothing else closes a producer: a circle would keep its threads, at every rebalance, until a collection."""
+
+    class Client:
+        def poll(self) -> int:
+            return 1
+
+    client = Client()
+    gone = weakref.ref(client)
+    seen = watched(client, "the client", Liveness())
+    gc.disable()
+    try:
+        assert seen.poll() == 1
+        del client, seen
+        assert gone() is None
+    finally:
+        gc.enable()
