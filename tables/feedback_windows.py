@@ -239,6 +239,10 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         if tasks:
             await asyncio.wait(tasks)
         await asyncio.gather(*(ownership.partition.release() for ownership in given_up))
+        for ownership in given_up:
+            # A task that was cancelled leads back to what it worked on, and so to the producer. Nothing closes that but
+            # its last reference: the garbage collector would come by too late.
+            ownership.tasks.clear()
 
     # -- work ------------------------------------------------------------------------------------------------------
 
