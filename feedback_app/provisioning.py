@@ -86,15 +86,7 @@ def topic_ids(settings: Settings, topics: Iterable[str]) -> dict[str, str]:
     Raises:
         BrokerError: the broker can't be reached, refuses us, or has no such topic.
     """
-    admin, names = Admin(settings), list(topics)
-    described = admin.describe(names)
-    if absent := [name for name in names if name not in described]:
-        raise BrokerError(f"FEEDBACK_BROKER_URL={settings.broker_url}: there is no topic {', '.join(absent)}")
-    ids = {name: str(described[name].topic_id) for name in names}
-    if _NO_TOPIC_ID in ids.values():
-        cluster = admin.cluster_id()
-        ids = {name: f"{cluster}/{name}" if id_ == _NO_TOPIC_ID else id_ for name, id_ in ids.items()}
-    return ids
+    return _topic_ids(Admin(settings), settings, list(topics))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +110,9 @@ def identify(settings: Settings, topics: Topics) -> Identities:
     Raises:
         BrokerError: as :func:`topic_ids`.
     """
-    ids = topic_ids(settings, [topics.changelog, *topics.sources])
-    kept_ms = Admin(settings).config(topics.changelog).get("delete.retention.ms", TOMBSTONES_KEPT_MS)
+    admin = Admin(settings)
+    ids = _topic_ids(admin, settings, [topics.changelog, *topics.sources])
+    kept_ms = admin.config(topics.changelog).get("delete.retention.ms", TOMBSTONES_KEPT_MS)
     return Identities(ids.pop(topics.changelog), ids, int(kept_ms))
 
 
@@ -185,6 +178,17 @@ def open_database(settings: Settings) -> Iterator[Database[dict[str, Any]]]:
             raise DatabaseError(f"{shown}: {reason}") from None
         except PyMongoError as error:
             raise DatabaseError(f"{shown}: {type(error).__name__}") from None
+
+
+def _topic_ids(admin: Admin, settings: Settings, names: Sequence[str]) -> dict[str, str]:
+    described = admin.describe(names)
+    if absent := [name for name in names if name not in described]:
+        raise BrokerError(f"FEEDBACK_BROKER_URL={settings.broker_url}: there is no topic {', '.join(absent)}")
+    ids = {name: str(described[name].topic_id) for name in names}
+    if _NO_TOPIC_ID in ids.values():
+        cluster = admin.cluster_id()
+        ids = {name: f"{cluster}/{name}" if id_ == _NO_TOPIC_ID else id_ for name, id_ in ids.items()}
+    return ids
 
 
 def _inspect(admin: Admin, specs: Sequence[TopicSpec]) -> list[TopicReport]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ import pytest
 from feedback_app.embedded.broker import EmbeddedBroker
 from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.embedded.process import free_port
+from feedback_app.embedded.worker import WorkerProcess
+from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import PREFIX, Settings, load_settings
+from feedback_app.topics import Topics
 from tests.services.kafka import ApacheKafka, why_unavailable
 from tests.services.secure_kafka import SecureKafka
+from tests.services.workers import StartWorker
 
 MakeSettings = Callable[..., Settings]
 
@@ -117,6 +122,20 @@ def settings(
         return load_settings(**(defaults | overrides))
 
     return make
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
+    """Return a function that starts a worker and waits until it is ready; all end with the test."""
+    with ExitStack() as stack:
+
+        def start(settings: Settings) -> WorkerProcess:
+            ensure_topics(settings, Topics.of(settings).specs())
+            worker = stack.enter_context(WorkerProcess(settings, tmp_path / f"worker-{settings.web_port}.log"))
+            worker.wait_until_ready()
+            return worker
+
+        yield start
 
 
 def _require_kafka() -> None:

@@ -1,7 +1,7 @@
 """What of Faust and aiokafka can end, or stand still for good, without anybody being told.
 
 Such a worker would live on without consuming (Faust's issues 175, 523 and 532 are of that kind). This relies on
-faust-streaming 0.15.3, mode 0.4 and aiokafka 0.14; ``tests/functional/test_faust_seams.py`` fails when one of these
+faust-streaming 0.15.3, mode 0.7 and aiokafka 0.14; ``tests/functional/test_faust_seams.py`` fails when one of these
 behaviours changes:
 
 * a task of a service that is cancelled ends silently, and leaves ``Service._futures``;

@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from pymongo.database import Database
 
 from feedback_app.admin import Admin
-from feedback_app.core.state import OPEN
+from feedback_app.core.state import OPEN, PARTITION_RECORD_KEY
 from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.embedded.process import free_port
 from feedback_app.errors import FeedbackError
@@ -22,7 +22,7 @@ from feedback_app.settings import Settings, load_settings
 from feedback_app.topics import Topics, TopicSpec
 from feedback_app.verification import Verdict, verify
 from feedback_app.verification.reading import TopicReader
-from tests.chaos.fleet import ChaosWorker, Fleet
+from tests.chaos.fleet import ChaosWorker, Fleet, ScenarioFailed
 from tests.chaos.judging import Outcome, judge
 from tests.chaos.stream import Mix, Stream
 from tests.services.kafka import ApacheKafka
@@ -129,6 +129,15 @@ class Arena:
         self._stream.begin()
         return self._stream
 
+    def at_work(self, sent: int, *, pace: float = _PACE, mix: Mix | None = None) -> ChaosWorker:
+        """Return a worker that has been started, with traffic flowing of which so many records are *sent*."""
+        worker = self.worker()
+        worker.begin()
+        self.begin_traffic(pace=pace, mix=mix)
+        self.fleet.until_ready(worker)
+        self.until_sent(sent)
+        return worker
+
     def windows_under_way(self) -> list[tuple[str, int, int]]:
         """Return (agentId, start, size) of the newest windows that events were sent for: they are not closed yet."""
         size = self.settings().batch_time_ms
@@ -154,16 +163,24 @@ class Arena:
             there = sum(len(messages) for _, messages in reader.read(self.topics.changelog, {}, {}))
             return there / max(1, sum(range_.end for range_ in reader.ranges(self.topics.changelog).values()))
 
+    def changelog_windows(self) -> int:
+        """Return how many windows still stand in the changelog, be it by their tombstones."""
+        return sum(key != PARTITION_RECORD_KEY for _, key in self._changelog())
+
     def open_windows(self, partitions: Collection[int]) -> int:
         """Return how many windows are open on *partitions*, by what the changelog says."""
+        return sum(
+            partition in partitions and key.startswith(OPEN) and value is not None
+            for (partition, key), value in self._changelog().items()
+        )
+
+    def _changelog(self) -> dict[tuple[int, bytes], bytes | None]:
+        """Return the newest value, or tombstone, that the changelog holds of each partition's keys."""
         stored: dict[tuple[int, bytes], bytes | None] = {}
         with TopicReader(self.settings()) as reader:
             for partition, messages in reader.read(self.topics.changelog, {}, {}):
                 stored.update(((partition, message.key() or b""), message.value()) for message in messages)
-        return sum(
-            partition in partitions and key.startswith(OPEN) and value is not None
-            for (partition, key), value in stored.items()
-        )
+        return stored
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic, and wait until it is gone."""
@@ -204,13 +221,18 @@ class Arena:
             FeedbackError: it could not be compared.
         """
         self.stream.end()
-        settings = self.settings()
-        verdict = verify(settings, _SETTLES_S, until_closed=True, report=lambda _: self.fleet.tend())
-        return judge(settings, self.stream.expected, verdict, by_window=self._by_window)
+        verdict = self.settled()
+        return judge(self.settings(), self.stream.expected, verdict, by_window=self._by_window)
 
     def settled(self) -> Verdict:
-        """Wait, in the middle of a scenario and without traffic, until everything is closed."""
+        """Wait, without traffic, until everything is closed."""
         return verify(self.settings(), _SETTLES_S, until_closed=True, report=lambda _: self.fleet.tend())
+
+    def all_closed(self) -> None:
+        """Wait, without traffic, until everything is closed, and nothing is wrong so far."""
+        verdict = self.settled()
+        if verdict.open or not verdict.verified:
+            raise ScenarioFailed(f"not everything is closed as it should be: {verdict}")
 
     def close(self) -> None:
         """End everything."""

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from feedback_app.core.partitioning import partition_of
 from feedback_app.embedded.process import EmbeddedError
 from feedback_app.embedded.worker import WorkerProcess
 from feedback_app.errors import FeedbackError
 from feedback_app.settings import Settings
 from tests.chaos import breakages, faults
 from tests.chaos.faults import Fault
+from tests.services.workers import partitions_of
 
 #: Asking costs the workers more than their work does, on a small machine.
 _POLL_S: Final = 0.3
@@ -105,15 +105,8 @@ class ChaosWorker(WorkerProcess):
         os.kill(self.pid, signal.SIGCONT)
 
     def owned(self) -> set[int]:
-        """Return the partitions that it owns, by asking it for an agent of each, as another worker would."""
-        agents: dict[int, str] = {}
-        for number in range(50 * self.partitions):
-            agents.setdefault(partition_of(f"probe-{number}", self.partitions), f"probe-{number}")
-        return {
-            partition
-            for partition, agent in agents.items()
-            if self.get(f"/feedback/agents/{agent}", **{"X-Feedback-Forwarded": "1"})[0] == 200
-        }
+        """Return the partitions that it owns."""
+        return partitions_of(self)
 
 
 class Fleet:

@@ -17,13 +17,15 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Final, NamedTuple
 
 import orjson
 
 from feedback_app.core.partitioning import partition_of
+from feedback_app.models import FeedbackEvent
 from feedback_app.provisioning import ensure_topics
-from feedback_app.publisher import FeedbackPublisher
+from feedback_app.publisher import FeedbackPublisher, encoded
 from feedback_app.settings import Settings
 from feedback_app.simulation import Expectation, simulate
 from feedback_app.topics import Topics
@@ -38,6 +40,7 @@ _AMENDS_MS: Final = 10_000
 _PATIENT_S: Final = 600.0
 #: So many records all stand where they belong: each partition has seen something before a late event comes.
 _IN_PLACE: Final = 300
+_NO_EVENT: Final = b"no event"
 
 
 class Mix(NamedTuple):
@@ -105,6 +108,29 @@ class Stream:
     def sent(self) -> int:
         """How many records were sent so far."""
         return self.expected.records
+
+    def move_on(self) -> None:
+        """While paused: send one event of now to each partition."""
+        with FeedbackPublisher(self._settings) as publisher:
+            for home in range(self._settings.partitions):
+                names = (f"agent-of-{home}-{number}" for number in count())
+                agent_id = next(name for name in names if partition_of(name, self._settings.partitions) == home)
+                event = FeedbackEvent(
+                    feedbackId=f"feedback-{agent_id}",
+                    userId="user",
+                    agentId=agent_id,
+                    rating="positive",
+                    timestamp=time.time_ns() // 1_000_000,
+                )
+                self._publish(publisher, encoded(event), late=False)
+
+    def knock(self) -> None:
+        """While paused: send one invalid record to each partition, so that its owner has a transaction to make."""
+        with FeedbackPublisher(self._settings) as publisher:
+            for home in range(self._settings.partitions):
+                publisher.publish_bytes(None, _NO_EVENT, home)
+                self.expected.invalid[_NO_EVENT] += 1
+                self.expected.records += 1
 
     def _send(self) -> None:
         plan = scenario(

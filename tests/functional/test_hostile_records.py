@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -32,26 +31,12 @@ from feedback_app.verification import verify
 from feedback_app.verification.differences import Verdict
 from feedback_app.verification.reading import TopicReader
 from tests.fuzz.corpus import ODD_HEADERS, large, nasties, valid
+from tests.services.workers import StartWorker
 
 MakeSettings = Callable[..., Settings]
-StartWorker = Callable[[Settings], WorkerProcess]
 
 _SETTINGS = {"partitions": 2, "batch_time_ms": 2_000, "grace_ms": 1_000, "idle_ms": 1_500, "retention_ms": 15_000}
 _FILL = 20_000_000
-
-
-@pytest.fixture
-def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
-    """Return a function that starts a worker and waits until it is ready; all end with the test."""
-    with ExitStack() as stack:
-
-        def start(settings: Settings) -> WorkerProcess:
-            ensure_topics(settings, Topics.of(settings).specs())
-            worker = stack.enter_context(WorkerProcess(settings, tmp_path / f"worker-{settings.web_port}.log"))
-            worker.wait_until_ready()
-            return worker
-
-        yield start
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 from feedback_app.embedded.worker import WorkerProcess
 from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import Settings
-from tests.functional.test_worker import event, open_count, until
+from tests.functional.test_worker import event, open_count
+from tests.services.workers import until
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -101,7 +102,7 @@ def test_sigterm_ends_a_worker_in_which_a_thread_hangs(
     worker = start_worker(ours, (2.0, 60.0))
     commit(worker, fault)
     publish(ours)
-    until(lambda: worker.get("/health/live")[0] == 503)
+    until(lambda: worker.get("/health/live")[0] == 503, 30)
     os.kill(worker.pid, signal.SIGTERM)
     assert exit_code(worker, _STOP_S) in {0, 1}  # 0: it was only the end of the process that would have waited
 
@@ -112,11 +113,11 @@ def test_an_agent_that_faust_starts_anew_goes_on(
     ours = settings(embedded_broker, **_SETTINGS)
     worker = start_worker(ours, _FAST)
     publish(ours)
-    until(lambda: open_count(worker, "agent-1") == 1)
+    until(lambda: open_count(worker, "agent-1") == 1, 30)
     commit(worker, "the agent is cancelled")
-    until(lambda: "Restarting on rebalance" in worker.log.read_text())
+    until(lambda: "Restarting on rebalance" in worker.log.read_text(), 30)
     publish(ours)
-    until(lambda: open_count(worker, "agent-1") == 2)
+    until(lambda: open_count(worker, "agent-1") == 2, 30)
     assert worker.get("/health/live") == (200, {"status": "live"})
 
 

@@ -29,6 +29,7 @@ from feedback_app.settings import Settings, load_settings
 from tests.services.certificates import Authority
 from tests.services.secure_database import PASSWORD, SecureDatabase
 from tests.services.secure_kafka import PASSWORDS, USER, SecureKafka
+from tests.services.workers import until
 
 MakeSettings = Callable[..., Settings]
 
@@ -165,14 +166,14 @@ def test_a_worker_tells_no_secret(everything: Settings, database: SecureDatabase
         look()
         assert page(worker, "/router/", _TOKEN).startswith("200 ")
         publish(everything, 0)
-        until(lambda: stored(everything) == 5)
+        until(lambda: stored(everything) == 5, _WITHIN_S)
         look()
         database.kill()
         publish(everything, 5)
-        until(lambda: "waiting for the database" in page(worker, "/health/ready", ""))
+        until(lambda: "waiting for the database" in page(worker, "/health/ready", ""), _WITHIN_S)
         look()
         database.start()
-        until(lambda: stored(everything) == 10)
+        until(lambda: stored(everything) == 10, _WITHIN_S)
         process = worker._process
         assert process is not None
         process.send_signal(signal.SIGTERM)
@@ -291,10 +292,3 @@ def page(worker: WorkerProcess, path: str, token: str) -> str:
         answer = error
     with answer:
         return f"{answer.status} {answer.headers} {answer.read().decode(errors='replace')}"
-
-
-def until(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + _WITHIN_S
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.1)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -19,7 +17,6 @@ from pymongo.database import Database
 
 from feedback_app.core.partitioning import partition_of
 from feedback_app.embedded.worker import WorkerProcess
-from feedback_app.provisioning import ensure_topics
 from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
@@ -27,9 +24,9 @@ from feedback_app.traffic import Traffic, scenario, send, spread
 from feedback_app.verification import verify
 from feedback_app.verification.differences import Verdict
 from feedback_app.verification.reading import TopicReader
+from tests.services.workers import StartWorker, terminate, until
 
 MakeSettings = Callable[..., Settings]
-StartWorker = Callable[[Settings], WorkerProcess]
 
 _SETTINGS = {
     "partitions": 3,
@@ -42,21 +39,6 @@ _SETTINGS = {
 }
 #: Nothing closes while the test runs.
 _QUIET = {"batch_time_ms": 3_600_000, "idle_ms": 3_600_000}
-_STOPS_WITHIN_S = 10.0
-
-
-@pytest.fixture
-def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
-    """Return a function that starts a worker and waits until it is ready; all end with the test."""
-    with ExitStack() as stack:
-
-        def start(settings: Settings) -> WorkerProcess:
-            ensure_topics(settings, Topics.of(settings).specs())
-            worker = stack.enter_context(WorkerProcess(settings, tmp_path / f"worker-{settings.web_port}.log"))
-            worker.wait_until_ready()
-            return worker
-
-        yield start
 
 
 @pytest.mark.parametrize("mode", ["agent", "global", "hybrid"])
@@ -177,10 +159,10 @@ def test_an_event_that_is_late_but_above_the_floor_reopens_its_window(
 
         publisher.publish_bytes(b"agent-1", event(1, "agent-1", base))
         publisher.publish_bytes(b"agent-1", event(2, "agent-1", base + 5 * size))
-        until(lambda: reaches(count=1, revision=0))
+        until(lambda: reaches(count=1, revision=0), 30)
         assert closed(ours).counted == 2
         publisher.publish_bytes(b"agent-1", event(3, "agent-1", base + size // 2))
-        until(lambda: reaches(count=2, revision=1))
+        until(lambda: reaches(count=2, revision=1), 30)
     verdict = closed(ours)
     assert (verdict.counted, verdict.late, verdict.documents) == (3, 0, 2)
     events = [orjson.loads(record.value() or b"") for record in read_all(ours, Topics.of(ours).aggregates)]
@@ -205,7 +187,7 @@ def test_pages(embedded_broker: str, settings: MakeSettings, start_worker: Start
     with FeedbackPublisher(ours) as publisher:
         for number in range(3):
             publisher.publish_bytes(b"agent-1", event(number, "agent-1", now))
-    until(lambda: open_count(worker, "agent-1", **allowed) == 3)
+    until(lambda: open_count(worker, "agent-1", **allowed) == 3, 30)
     status, body = worker.get("/feedback/agents/agent-1", **allowed)
     assert (status, body["agentId"], body["partition"]) == (200, "agent-1", partition)
     (window,) = body["open"]
@@ -226,7 +208,7 @@ def test_sigterm_ends_the_worker_in_time_and_a_restart_reads_nothing_again(
         publisher.flush()
         # By itself: the embedded broker takes the first offset of the last batch for the end of the topic.
         publisher.publish_bytes(b"agent-1", event(499, "agent-1", now))
-    until(lambda: open_count(worker, "agent-1") == 500)
+    until(lambda: open_count(worker, "agent-1") == 500, 30)
 
     assert terminate(worker) == 0
     logged = len(worker.log.read_text())
@@ -291,18 +273,3 @@ def read_all(settings: Settings, topic: str) -> list[Message]:
 def database_of(settings: Settings) -> Iterator[Database[dict[str, Any]]]:
     with pymongo.MongoClient[dict[str, Any]](settings.mongodb_url.get_secret_value()) as client:
         yield client[settings.mongodb_database]
-
-
-def terminate(worker: WorkerProcess) -> int:
-    """Ask a worker to end, as an orchestrator does; return its exit code, once it has ended in time."""
-    process = worker._process
-    assert process is not None
-    process.send_signal(signal.SIGTERM)
-    return process.wait(_STOPS_WITHIN_S)
-
-
-def until(what: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)

@@ -11,14 +11,12 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from feedback_app.core.partitioning import partition_of
 from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.embedded.worker import WorkerProcess
 from feedback_app.provisioning import ensure_topics
@@ -26,6 +24,7 @@ from feedback_app.settings import Settings
 from feedback_app.topics import Topics
 from feedback_app.traffic import Traffic, paced, scenario, send, spread
 from feedback_app.verification import verify
+from tests.services.workers import StartWorker, partitions_of, until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -39,8 +38,6 @@ _SETTINGS = {
     "store_items": False,
     "batch_size": 50,
 }
-
-StartWorker = Callable[..., WorkerProcess]
 
 
 class Stream:
@@ -66,19 +63,6 @@ class Stream:
             time.sleep(0.01)
 
 
-@pytest.fixture
-def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
-    """Return a function that starts a worker; all end with the test, and their logs are shown when it fails."""
-    with ExitStack() as stack:
-
-        def start(settings: Settings) -> WorkerProcess:
-            worker = stack.enter_context(WorkerProcess(settings, tmp_path / f"worker-{settings.web_port}.log"))
-            worker.wait_until_ready()
-            return worker
-
-        yield start
-
-
 def assert_exact(settings: Settings, traffic: Traffic) -> None:
     """Wait until everything is counted and closed, and compare with a recount and with the labels."""
     verdict = verify(settings, 90, until_closed=True)
@@ -86,26 +70,6 @@ def assert_exact(settings: Settings, traffic: Traffic) -> None:
     assert verdict.open == 0
     assert (verdict.input, verdict.counted) == (traffic.produced, traffic.counted)
     assert (verdict.late, verdict.dead_lettered) == (traffic.late.total(), traffic.invalid.total())
-
-
-def _until(what: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
-
-
-def _partitions_of(worker: WorkerProcess, settings: Settings) -> set[int]:
-    """Return the partitions that a worker owns, by asking it for an agent of each, as another worker would."""
-    agents: dict[int, str] = {}
-    for number in range(200):
-        agents.setdefault(partition_of(f"probe-{number}", settings.partitions), f"probe-{number}")
-    forwarded = {"X-Feedback-Forwarded": "1"}
-    return {
-        partition
-        for partition, agent in agents.items()
-        if worker.get(f"/feedback/agents/{agent}", **forwarded)[0] == 200
-    }
 
 
 def test_worker_killed_again_and_again(
@@ -134,17 +98,17 @@ def test_one_of_two_workers_killed_and_back_with_an_empty_disk(
     stream = Stream(one, 25)
     first = start_worker(one)
     second = start_worker(two)
-    _until(lambda: _partitions_of(first, one) and _partitions_of(second, one))
+    until(lambda: partitions_of(first) and partitions_of(second))
     stream.wait_until_sent(30_000)
     first.kill()
-    _until(lambda: len(_partitions_of(second, one)) == one.partitions)
+    until(lambda: len(partitions_of(second)) == one.partitions)
     shutil.rmtree(one.data_dir)
     first.start()
     first.wait_until_ready()
-    _until(lambda: _partitions_of(first, one))
+    until(lambda: partitions_of(first))
     stream.wait()
     assert_exact(one, stream.traffic)
-    assert not _partitions_of(first, one) & _partitions_of(second, one)
+    assert not partitions_of(first) & partitions_of(second)
 
 
 def test_a_zombie_wakes_up_and_does_no_harm(
@@ -155,14 +119,14 @@ def test_a_zombie_wakes_up_and_does_no_harm(
     stream = Stream(one, 30)
     first = start_worker(one)
     second = start_worker(two)
-    _until(lambda: _partitions_of(first, one) and _partitions_of(second, one))
+    until(lambda: partitions_of(first) and partitions_of(second))
     stream.wait_until_sent(15_000)
     os.kill(first.pid, signal.SIGSTOP)
     try:
-        _until(lambda: len(_partitions_of(second, one)) == one.partitions)
+        until(lambda: len(partitions_of(second)) == one.partitions)
     finally:
         os.kill(first.pid, signal.SIGCONT)
-    _until(lambda: _partitions_of(first, one))
+    until(lambda: partitions_of(first))
     stream.wait()
     assert_exact(one, stream.traffic)
     first.check()
@@ -179,7 +143,7 @@ def test_windows_wait_on_disk_while_the_database_is_away(
         worker = start_worker(one)
         stream.wait_until_sent(12_000)
         database.kill()
-        _until(lambda: (worker.get("/health/ready")[1] or {}).get("status") == "degraded")
+        until(lambda: (worker.get("/health/ready")[1] or {}).get("status") == "degraded")
         stream.wait()
         assert worker.get("/health/ready")[0] == 200  # it goes on counting
         worker.kill()
@@ -199,12 +163,12 @@ def test_an_agent_is_answered_by_its_owner_whoever_is_asked(
     plan = scenario(one, seed=1, agents=12, late_share=0, invalid_share=0)
     send(one, plan, spread(600, 0), traffic, lambda sent: None)
     first, second = start_worker(one), start_worker(two)
-    _until(lambda: len(_partitions_of(first, one)) == len(_partitions_of(second, one)) == 2)
+    until(lambda: len(partitions_of(first)) == len(partitions_of(second)) == 2)
     agents = [f"agent-{number:04d}" for number in range(1, 13)]
 
     def counted(worker: WorkerProcess) -> list[int]:
         answers = [worker.get(f"/feedback/agents/{agent}") for agent in agents]
         return [sum(window["count"] for window in body["open"]) if status == 200 else -1 for status, body in answers]
 
-    _until(lambda: sum(counted(first)) == 600)
+    until(lambda: sum(counted(first)) == 600)
     assert counted(first) == counted(second)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from feedback_app.embedded.database import EmbeddedDatabase
-from feedback_app.embedded.worker import WorkerProcess
 from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
@@ -20,11 +18,11 @@ from feedback_app.traffic import Traffic, scenario, send, spread
 from feedback_app.verification import verify
 from feedback_app.verification.reading import TopicReader
 from tests.services.kafka import ApacheKafka
+from tests.services.workers import STOPS_WITHIN_S, StartWorker, terminate, until
 
 pytestmark = pytest.mark.timeout(300)
 
 MakeSettings = Callable[..., Settings]
-StartWorker = Callable[[Settings], WorkerProcess]
 
 _SETTINGS = {
     "partitions": 4,
@@ -34,19 +32,6 @@ _SETTINGS = {
     "retention_ms": 15_000,
     "store_items": False,
 }
-_STOPS_WITHIN_S = 10.0
-
-
-@pytest.fixture
-def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
-    with ExitStack() as stack:
-
-        def start(settings: Settings) -> WorkerProcess:
-            worker = stack.enter_context(WorkerProcess(settings, tmp_path / f"worker-{settings.web_port}.log"))
-            worker.wait_until_ready()
-            return worker
-
-        yield start
 
 
 def test_a_worker_at_full_speed_stops_in_order_and_reads_nothing_again(
@@ -117,7 +102,7 @@ def test_a_worker_whose_database_is_away_stops_and_a_second_signal_changes_nothi
         assert worker.get("/health/live") == (200, {"status": "live"})
         process = worker._process
         assert process is not None
-        deadline = time.monotonic() + _STOPS_WITHIN_S
+        deadline = time.monotonic() + STOPS_WITHIN_S
         while process.poll() is None:
             assert time.monotonic() < deadline
             process.send_signal(signal.SIGTERM)
@@ -147,17 +132,3 @@ def told(settings: Settings) -> dict[int, int]:
     """Return the offsets that the group was told for the input, by partition."""
     with TopicReader(settings) as reader:
         return reader.group_offsets(Topics.of(settings).feedback)
-
-
-def terminate(worker: WorkerProcess) -> int:
-    process = worker._process
-    assert process is not None
-    process.send_signal(signal.SIGTERM)
-    return process.wait(_STOPS_WITHIN_S)
-
-
-def until(what: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)

@@ -13,22 +13,13 @@ from tests.chaos.fleet import ChaosWorker, ScenarioFailed
 from tests.chaos.registry import scenario
 
 
-def _at_work(arena: Arena) -> ChaosWorker:
-    worker = arena.worker()
-    worker.begin()
-    arena.begin_traffic()
-    arena.fleet.until_ready(worker)
-    arena.until_sent(1_000)
-    return worker
-
-
 def _is_degraded(worker: ChaosWorker) -> bool:
     return (worker.get("/health/ready")[1] or {}).get("status") == "degraded"
 
 
 @scenario("database killed and restarted", quick=True)
 def database_killed(arena: Arena) -> None:
-    _at_work(arena)
+    arena.at_work(1_000)
     for _ in range(3):
         arena.database.kill()
         arena.fleet.rest(arena.random.uniform(0.1, 2))
@@ -38,7 +29,7 @@ def database_killed(arena: Arena) -> None:
 
 @scenario("database away for several windows, worker killed meanwhile")
 def database_away(arena: Arena) -> None:
-    worker = _at_work(arena)
+    worker = arena.at_work(1_000)
     arena.database.kill()
     arena.fleet.until(lambda: _is_degraded(worker), "readiness says degraded")
     arena.fleet.rest(6 * worker.settings.batch_time_ms / 1000)
@@ -52,7 +43,7 @@ def database_away(arena: Arena) -> None:
 def database_away_with_items(arena: Arena) -> None:
     """Consumption pauses: an item is stored before it is counted."""
     arena.configure(store_items=True)
-    worker = _at_work(arena)
+    worker = arena.at_work(1_000)
     arena.database.kill()
     arena.fleet.until(lambda: _is_degraded(worker), "readiness says degraded")
     arena.fleet.rest(4)
@@ -62,7 +53,7 @@ def database_away_with_items(arena: Arena) -> None:
 
 @scenario("database not primary")
 def database_not_primary(arena: Arena) -> None:
-    _at_work(arena)
+    arena.at_work(1_000)
     for command in ("insert", "update", "find"):
         with arena.failing(command, errorCode=10107):
             arena.until_sent(1_000)
@@ -70,7 +61,7 @@ def database_not_primary(arena: Arena) -> None:
 
 @scenario("database closes connections")
 def database_closes_connections(arena: Arena) -> None:
-    _at_work(arena)
+    arena.at_work(1_000)
     for command in ("insert", "update"):
         with arena.failing(command, mode={"times": 10}, closeConnection=True):
             arena.until_sent(1_000)
@@ -78,7 +69,7 @@ def database_closes_connections(arena: Arena) -> None:
 
 @scenario("database answers slowly")
 def database_answers_slowly(arena: Arena) -> None:
-    _at_work(arena)
+    arena.at_work(1_000)
     with arena.failing("insert", blockConnection=True, blockTimeMS=1_500):
         arena.until_sent(3_000)
 
@@ -86,7 +77,7 @@ def database_answers_slowly(arena: Arena) -> None:
 @scenario("write errors on some operations of a bulk")
 def write_errors_on_some(arena: Arena) -> None:
     """A unique index of the operator's own refuses windows in whose place something else stands, until that goes."""
-    worker = _at_work(arena)
+    worker = arena.at_work(1_000)
     with arena.documents() as database:
         collection = database["feedback_windows"]
         collection.create_index([("agentId", pymongo.ASCENDING), ("windowEnd", pymongo.ASCENDING)], unique=True)
@@ -102,7 +93,7 @@ def write_errors_on_some(arena: Arena) -> None:
 @scenario("two upserts race for one document", quick=True)
 def two_upserts_race(arena: Arena) -> None:
     """Somebody else inserts the documents that are about to be inserted, with less counted, as a zombie would."""
-    _at_work(arena)
+    arena.at_work(1_000)
     raced = 0
     with arena.documents() as database:
         collection = database["feedback_windows"]

@@ -14,11 +14,7 @@ _DAY_MS = 24 * 3600 * 1000
 @scenario("partitions go silent before their windows close", quick=True)
 def partitions_go_silent(arena: Arena) -> None:
     """What is open on them closes by the wall clock, while the others are busy."""
-    worker = arena.worker()
-    worker.begin()
-    arena.begin_traffic()
-    arena.fleet.until_ready(worker)
-    arena.until_sent(800)
+    worker = arena.at_work(800)
     silent = {0, 2}
     arena.stream.silent |= silent
     patience = worker.settings.batch_time_ms + worker.settings.grace_ms + worker.settings.idle_ms
@@ -46,11 +42,7 @@ def clock_far_ahead(arena: Arena) -> None:
 
 @scenario("a flood of invalid events")
 def flood_of_invalid_events(arena: Arena) -> None:
-    worker = arena.worker()
-    worker.begin()
-    arena.begin_traffic(pace=4_000, mix=Mix(invalid=0.9))
-    arena.fleet.until_ready(worker)
-    arena.until_sent(10_000)
+    worker = arena.at_work(10_000, pace=4_000, mix=Mix(invalid=0.9))
     worker.crash()
     arena.until_sent(5_000)
 
@@ -84,11 +76,7 @@ def settings_changed(arena: Arena) -> None:
 @scenario("the input topic deleted and made anew")
 def input_made_anew(arena: Arena) -> Outcome:
     """A clear refusal to start, even where the new topic has grown past the old one's offsets."""
-    worker = arena.worker()
-    worker.begin()
-    arena.begin_traffic()
-    arena.fleet.until_ready(worker)
-    arena.until_sent(1_000)
+    worker = arena.at_work(1_000)
     outcome = arena.outcome()
     worker.end()
     arena.delete_topic(arena.topics.feedback)

@@ -80,11 +80,7 @@ def kill_when_fenced(arena: Arena) -> None:
 @scenario("kill in a restore")
 def kill_in_a_restore(arena: Arena) -> None:
     """The disk is gone, and the worker that restores it dies on the way, again and again."""
-    worker = arena.worker()
-    worker.begin()
-    arena.begin_traffic()
-    arena.fleet.until_ready(worker)
-    arena.until_sent(3_000)
+    worker = arena.at_work(3_000)
     worker.crash()
     worker.wipe()
     for _ in range(_TIMES):

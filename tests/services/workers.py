@@ -1,0 +1,48 @@
+"""What tests ask of a worker in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Final
+
+from feedback_app.core.partitioning import partition_of
+from feedback_app.embedded.worker import WorkerProcess
+from feedback_app.settings import Settings
+from feedback_app.web.agents import FORWARDED
+
+#: What the ``start_worker`` fixture returns.
+StartWorker = Callable[[Settings], WorkerProcess]
+
+STOPS_WITHIN_S: Final = 10.0
+_PROBES_EACH: Final = 50
+
+
+def terminate(worker: WorkerProcess) -> int:
+    """Ask a worker to end, as an orchestrator does; return its exit code, once it has ended in time."""
+    process = worker._process
+    assert process is not None
+    process.send_signal(signal.SIGTERM)
+    return process.wait(STOPS_WITHIN_S)
+
+
+def partitions_of(worker: WorkerProcess) -> set[int]:
+    """Return the partitions that a worker owns, by asking it for an agent of each, as another worker would."""
+    partitions = worker.settings.partitions
+    agents: dict[int, str] = {}
+    for number in range(_PROBES_EACH * partitions):
+        agents.setdefault(partition_of(f"probe-{number}", partitions), f"probe-{number}")
+    return {
+        partition
+        for partition, agent in agents.items()
+        if worker.get(f"/feedback/agents/{agent}", **{FORWARDED: "1"})[0] == 200
+    }
+
+
+def until(what: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until *what* is so; fail when it does not come to that in time."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
