@@ -103,14 +103,14 @@ class Fold:
                 self._highest = highest
                 self._dead_letter(record, event.error)
                 continue
-            timestamp = event["timestamp"]
+            timestamp = event.timestamp
             if not first_open <= timestamp <= latest and self._reject(record, event, highest, floor):
                 continue
             if not start <= timestamp < end:
                 end = window_end(timestamp, size)
                 start = end - size
                 windows = self._by_end.setdefault(end, {})
-            agent_id = event["agentId"]
+            agent_id = event.agent_id
             aggregate = windows.get(agent_id)
             if aggregate is None:
                 if rules.partition_of(agent_id) != rules.partition:
@@ -176,7 +176,7 @@ class Fold:
 
     def _reject(self, record: SourceRecord, event: Event, highest: int, floor: int) -> bool:
         """Set an event aside whose time is wrong, and say so; a misplaced one is judged where it belongs."""
-        timestamp, agent_id = event["timestamp"], event["agentId"]
+        timestamp, agent_id = event.timestamp, event.agent_id
         end = window_end(timestamp, self._rules.window_size)
         in_future = timestamp > self._clock(record) + self._rules.max_future_ms
         if not in_future and end > floor:

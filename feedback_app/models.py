@@ -1,23 +1,26 @@
-"""The feedback event on the wire, validated with pydantic. The field names are the wire's own."""
+"""The feedback event on the wire. The field names are the wire's own.
+
+Two readers share the work. msgspec is five times as fast, and takes what is written in the plainest way. What it does
+not take pydantic decides, and explains: a time as text, a number that JSON does not know in a field that nobody reads,
+and everything that is no event. So an event is what either of them takes; both hold it to the same limits.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Final, Literal, NotRequired
 
+import msgspec
 from pydantic import AfterValidator, ConfigDict, Field, Json, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from feedback_app.core.events import Decoded, Invalid
+from feedback_app.core.events import LAST_MS, Decoded, Event, Invalid
 from feedback_app.topics import MAX_INPUT_BYTES
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-#: The end of the year 9999: neither RFC 3339 nor a date in MongoDB goes beyond it.
-_LAST_MS = 253_402_300_799_999
 
 
 def _milliseconds(text: str) -> int:
@@ -25,14 +28,14 @@ def _milliseconds(text: str) -> int:
     if not _RFC_3339.fullmatch(text):
         raise ValueError("must be RFC 3339 with an offset, such as 2026-01-31T12:00:00Z")
     milliseconds = (datetime.fromisoformat(text.upper()) - _EPOCH) // timedelta(milliseconds=1)
-    if not 0 <= milliseconds <= _LAST_MS:
+    if not 0 <= milliseconds <= LAST_MS:
         raise ValueError("must lie in the years 1970 to 9999")
     return milliseconds
 
 
 _Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
 _Timestamp = Annotated[
-    Annotated[int, Field(ge=0, le=_LAST_MS)] | Annotated[str, AfterValidator(_milliseconds)],
+    Annotated[int, Field(ge=0, le=LAST_MS)] | Annotated[str, AfterValidator(_milliseconds)],
     Field(union_mode="left_to_right"),
 ]
 
@@ -55,33 +58,55 @@ class FeedbackEvent(TypedDict):
 
 _EVENT = TypeAdapter(FeedbackEvent)
 _RECORD = TypeAdapter(Json[FeedbackEvent])
-#: Each record is parsed by itself, in one call for the whole batch: records joined into one array would let two broken
-#: ones form a valid third. Measured: 541,000 events/s, against 424,000 one by one.
-_BATCH = TypeAdapter(list[Json[FeedbackEvent]])
 
 EMPTY = Invalid("empty")
+
+_read: Final = msgspec.json.Decoder(Event).decode
+_ESCAPED_NUL: Final = rb"\u0000"
+
+
+class _NotPlain(Exception):
+    """A record is too large, or holds a NUL that may be anywhere."""
+
+
+#: What the fast reader does not take.
+_NOT_TAKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, _NotPlain)
 
 
 def decode(values: Sequence[bytes | None]) -> Sequence[Decoded]:
     """Decode one slice of records; the answer has an entry for each of *values*, in their order.
 
-    Nothing that a record holds makes this raise: what is no feedback event comes back as
-    :class:`~feedback_app.core.events.Invalid`, with the reason.
+    Each is read by itself: joined, two broken ones could form a valid third. Nothing that a record holds makes this
+    raise: what is no feedback event comes back as :class:`~feedback_app.core.events.Invalid`, with the reason.
     """
-    # What is too large is not even parsed. Measured: looking at the sizes costs a fiftieth of decoding.
-    if max(map(len, filter(None, values)), default=0) <= MAX_INPUT_BYTES:
-        with suppress(ValidationError):
-            return _BATCH.validate_python(values)
-    return [_decode_one(value) for value in values]
+    joined = b"".join(filter(None, values))
+    plain = len(joined) <= MAX_INPUT_BYTES and joined.isascii() and _ESCAPED_NUL not in joined
+    read = _read if plain else _read_with_care
+    decoded: list[Decoded] = []
+    rest = iter(values)
+    while True:
+        try:
+            decoded.extend(map(read, rest))  # type: ignore[arg-type]  # None is not taken
+        except _NOT_TAKEN:
+            decoded.append(_decode_slowly(values[len(decoded)]))  # the records before it have been appended
+        else:
+            return decoded
 
 
-def _decode_one(value: bytes | None) -> Decoded:
+def _read_with_care(value: bytes) -> Event:
+    if len(value) > MAX_INPUT_BYTES or _ESCAPED_NUL in value:
+        raise _NotPlain
+    value.decode()  # raises where it is not UTF-8: msgspec does not look into what it skips
+    return _read(value)
+
+
+def _decode_slowly(value: bytes | None) -> Decoded:
     if not value:
         return EMPTY
     if len(value) > MAX_INPUT_BYTES:
         return Invalid(f"too large: {len(value)} bytes, at most {MAX_INPUT_BYTES} are allowed")
     try:
-        return _RECORD.validate_python(value)
+        return msgspec.convert(_RECORD.validate_python(value), Event)
     except ValidationError as error:
         return Invalid(explain(error))
 

@@ -6,6 +6,7 @@ It is *initialize* (``Aggregate()``), *add*, *result* (``feedback_app.closing`` 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final, Self
 from zlib import crc32
 
@@ -74,7 +75,7 @@ class Aggregate:
 
     def add(self, event: Event, timestamp: int, checksum: int) -> None:
         """Count one event; *checksum* is its :func:`origin_checksum`."""
-        rating = event["rating"]
+        rating = event.rating
         if rating == "positive":
             self.positive += 1
         elif rating == "negative":
@@ -84,11 +85,7 @@ class Aggregate:
         self.last = max(self.last, timestamp)
         self.first = min(self.first, timestamp)
         self.checksum += checksum
-        if len(event) > 5:  # most events have the five required fields and nothing else
-            self._add_optional(event)
-
-    def _add_optional(self, event: Event) -> None:
-        score = event.get("score")
+        score = event.score
         if score is not None:
             if self.score_count == 0:
                 self.score_min = self.score_max = score
@@ -97,20 +94,22 @@ class Aggregate:
                 self.score_max = max(self.score_max, score)
             self.score_count += 1
             self.score_sum += score
-        if event.get("comment"):
+        if event.comment:
             self.comments += 1
-        tags = event.get("tags")
-        if tags:
-            counts = self.tags
-            if counts is None:
-                counts = self.tags = {}
-            for tag in tags:
-                if tag in counts:
-                    counts[tag] += 1
-                elif len(counts) < MAX_TAGS:
-                    counts[tag] = 1
-                else:
-                    self.other_tags += 1
+        if event.tags:
+            self._add_tags(event.tags)
+
+    def _add_tags(self, tags: Sequence[str]) -> None:
+        counts = self.tags
+        if counts is None:
+            counts = self.tags = {}
+        for tag in tags:
+            if tag in counts:
+                counts[tag] += 1
+            elif len(counts) < MAX_TAGS:
+                counts[tag] = 1
+            else:
+                self.other_tags += 1
 
     def copy(self) -> Self:
         """Return an independent copy: a fold changes copies, so that an abort leaves the original as it was."""

@@ -8,9 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
+from msgspec import to_builtins
 
 from feedback_app.core.aggregate import Aggregate
-from feedback_app.core.events import Event, Origin
+from feedback_app.core.events import LAST_MS, Event, Origin
 from feedback_app.core.windows import Window
 
 Document = dict[str, Any]
@@ -18,15 +19,13 @@ Document = dict[str, Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Up to here (the year 2100) a float holds a time in milliseconds exactly enough, and is four times as fast.
 _FLOAT_MS = 4_102_444_800_000
-#: The last millisecond of the year 9999: a date can't hold more. Later times (an event's own) stop there.
-_LAST_MS = 253_402_300_799_999
 
 
 def date(ms: int) -> datetime:
     """Return *ms* since the epoch as an aware datetime."""
     if ms < _FLOAT_MS:
         return datetime.fromtimestamp(ms / 1000, UTC)
-    return _EPOCH + timedelta(milliseconds=min(ms, _LAST_MS))
+    return _EPOCH + timedelta(milliseconds=min(ms, LAST_MS))
 
 
 #: Windows share their bounds with all other agents' windows of the same time.
@@ -76,8 +75,8 @@ def to_json(document: Mapping[str, Any]) -> bytes:
 
 def item_document(event: Event, origin: Origin) -> Document:
     """Return the document that the ``feedback`` collection keeps of one event."""
-    item = {name: value for name, value in event.items() if value is not None and name != "feedbackId"}
-    item["_id"] = event["feedbackId"]
-    item["timestamp"] = date(event["timestamp"])
+    item: Document = to_builtins(event)  # with the field names of the wire
+    item["_id"] = item.pop("feedbackId")
+    item["timestamp"] = date(event.timestamp)
     item["origin"] = {"topic": origin.topic, "partition": origin.partition, "offset": origin.offset}
     return item

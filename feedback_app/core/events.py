@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 
-#: A validated feedback event, with the field names of the wire (``feedback_app.models.FeedbackEvent``).
-Event = Mapping[str, Any]
+from msgspec import Meta, Struct
+
+#: The end of the year 9999: neither RFC 3339 nor a date in MongoDB goes beyond it.
+LAST_MS: Final = 253_402_300_799_999
+
+_Id = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class Event(Struct, rename="camel", omit_defaults=True, gc=False):
+    """A validated feedback event; null and absent are the same.
+
+    ``feedback_app.models`` makes it. Read as JSON, this takes most events, in a fifth of pydantic's time: those with a
+    timestamp in milliseconds. It does not look for NUL in the ids, nor into the text of fields that it does not know.
+    """
+
+    feedback_id: _Id
+    agent_id: _Id
+    user_id: _Id
+    rating: Literal["positive", "negative", "neutral"]
+    timestamp: Annotated[int, Meta(ge=0, le=LAST_MS)]
+    score: Annotated[int, Meta(ge=1, le=5)] | None = None
+    message_id: Annotated[str, Meta(max_length=128)] | None = None
+    conversation_id: Annotated[str, Meta(max_length=128)] | None = None
+    tags: Annotated[list[Annotated[str, Meta(min_length=1, max_length=32)]], Meta(max_length=8)] | None = None
+    comment: Annotated[str, Meta(max_length=2_000)] | None = None
+
 
 #: A value is None only where a producer of others' wrote it so.
 Headers = Sequence[tuple[str, bytes | None]]

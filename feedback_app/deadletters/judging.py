@@ -56,10 +56,10 @@ class Judge:
         (event,) = decode([value])
         if isinstance(event, Invalid):
             return Refused(letter, event.error)
-        if event["timestamp"] > self.latest_ms:
+        if event.timestamp > self.latest_ms:
             return Refused(letter, "timestamp: lies in the future")
         headers = [*letter.headers, (Header.REPLAYED_FROM, place(letter.place))]
-        ready = Ready(letter, event["agentId"], value, headers)
+        ready = Ready(letter, event.agent_id, value, headers)
         if ready.size > MAX_INPUT_BYTES:
             return Refused(letter, f"too large: {ready.size:,} bytes, at most {MAX_INPUT_BYTES:,} are taken")
         return ready

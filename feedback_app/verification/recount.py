@@ -115,7 +115,7 @@ class Recount:
             if set_aside:
                 self._check_set_aside(Origin(topic, partition, offset), event, set_aside, record_at(index))
                 continue
-            agent_id, timestamp = event["agentId"], event["timestamp"]
+            agent_id, timestamp = event.agent_id, event.timestamp
             home = partition_of(agent_id)
             if home == partition and only_size is not None:
                 size = only_size
@@ -201,15 +201,15 @@ class Recount:
             self._differences.different(f"{name(origin)} is invalid ({found.error}), and in late")
 
     def _check_set_aside(self, origin: Origin, event: Event, letters: list[Letter], record: InputRecord) -> None:
-        home, letter = self._partition_of(event["agentId"]), letters[0]
+        home, letter = self._partition_of(event.agent_id), letters[0]
         self._tally(letter)
         self._letters.check(origin, letters, record, home=home, keeps_key=home == origin.partition)
         if letter.lies_in_future:
-            if record.appended_at is not None and event["timestamp"] <= record.appended_at:
+            if record.appended_at is not None and event.timestamp <= record.appended_at:
                 self._differences.different(f"{name(origin)} is in dead-letter as in the future, and is not")
         elif letter.dead:
             self._differences.different(f"{name(origin)} is valid, and in dead-letter: {letter.error}")
-        elif (end := window_end(event["timestamp"], self._size(origin, home))) > self._floors.get(home, -1):
+        elif (end := window_end(event.timestamp, self._size(origin, home))) > self._floors.get(home, -1):
             self._differences.different(f"{name(origin)} is in late, and its window, to {end}, is not final")
 
     def _tally(self, letter: Letter) -> None:

@@ -54,10 +54,10 @@ def test_events_arrive_once_in_order_on_their_agents_partition(ready: Settings) 
     for partition, records in arrived(ready).items():
         for (key, _), event in zip(records, decode([value for _, value in records]), strict=True):
             assert not isinstance(event, Invalid)
-            agent = event["agentId"]
+            agent = event.agent_id
             assert key == agent.encode()
             assert partition == partition_of(agent, PARTITIONS)
-            seen[agent].append(int(event["feedbackId"].removeprefix("f-")))
+            seen[agent].append(int(event.feedback_id.removeprefix("f-")))
     assert seen == {agent: list(range(index, 600, len(agents))) for index, agent in enumerate(agents)}
 
 

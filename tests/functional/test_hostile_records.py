@@ -17,7 +17,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy as Batc
 from confluent_kafka import Producer
 
 from feedback_app.connections import librdkafka_config
-from feedback_app.core.events import Headers
+from feedback_app.core.events import Event, Headers
 from feedback_app.core.partitioning import partition_of
 from feedback_app.embedded.worker import WorkerProcess
 from feedback_app.errors import BrokerError
@@ -74,15 +74,15 @@ def test_every_nasty_is_sent_to_a_worker(
     assert producer.flush(60) == 0
     traffic = _ordinary(ours)
     verdict = _closed(ours, worker)
-    valid_events = [event for event in decode(values) if isinstance(event, dict)]
+    valid_events = [event for event in decode(values) if isinstance(event, Event)]
     assert verdict.input == len(values) + traffic.produced
     assert verdict.counted + verdict.late + verdict.dead_lettered == verdict.input
     assert verdict.counted > traffic.counted + 100, "most nasties are text, and count"
     with pymongo.MongoClient[dict[str, Any]](ours.mongodb_url.get_secret_value()) as client:
         found = client[ours.mongodb_database].feedback.find({}, {"_id": 1})
         stored = {item["_id"] for item in found}
-    future = {event["feedbackId"] for event in valid_events if event["timestamp"] > now + ours.max_future_ms}
-    assert {event["feedbackId"] for event in valid_events} - future <= stored, "NUL, $ and dots are stored, too"
+    future = {event.feedback_id for event in valid_events if event.timestamp > now + ours.max_future_ms}
+    assert {event.feedback_id for event in valid_events} - future <= stored, "NUL, $ and dots are stored, too"
 
 
 # One worker, two partitions; ``at home`` and ``misplaced`` is where a record was sent.

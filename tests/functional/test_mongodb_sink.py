@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -22,7 +23,7 @@ from pymongo.database import Database
 from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.clock import ManualClock
 from feedback_app.core.documents import Document, date, item_document, window_document
-from feedback_app.core.events import Origin
+from feedback_app.core.events import Event, Origin
 from feedback_app.core.windows import Window
 from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.embedded.process import HOST, free_port
@@ -44,9 +45,8 @@ MakeSettings = Callable[..., Settings]
 def window(agent_id: str, count: int, *, rating: str = "positive", tags: Sequence[str] = ()) -> Document:
     """Return the document of a window of *count* events."""
     aggregate = Aggregate()
-    event = {"feedbackId": "f", "agentId": agent_id, "userId": "u", "rating": rating, "timestamp": NOW}
-    if tags:
-        event["tags"] = list(tags)
+    fields = {"feedbackId": "f", "agentId": agent_id, "userId": "u", "rating": rating, "timestamp": NOW}
+    event = msgspec.convert(fields | {"tags": list(tags)}, Event)
     for number in range(count):
         aggregate.add(event, NOW + number, number)
     return window_document(Window(agent_id, NOW - NOW % SIZE, SIZE), aggregate)
@@ -55,7 +55,7 @@ def window(agent_id: str, count: int, *, rating: str = "positive", tags: Sequenc
 def item(feedback_id: str, ms: int, origin: Origin, **fields: Any) -> Document:
     """Return the document of an item."""
     event = {"feedbackId": feedback_id, "agentId": "a", "userId": "u", "rating": "neutral", "timestamp": ms}
-    return item_document(event | fields, origin)
+    return item_document(msgspec.convert(event | fields, Event), origin)
 
 
 def stored(collection: Collection[Document]) -> dict[str, Document]:

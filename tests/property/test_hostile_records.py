@@ -11,6 +11,7 @@ from dataclasses import replace
 from enum import IntEnum, StrEnum
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given
@@ -183,7 +184,7 @@ def _publish(event: dict[Any, Any]) -> None:
         assert told.isprintable(), "one line"
         return
     (decoded,) = decode([encoded(checked)])
-    assert decoded == {name: value for name, value in checked.items() if value is not None}
+    assert msgspec.to_builtins(decoded) == {name: value for name, value in checked.items() if value is not None}
     agent_id = checked["agentId"]
     assert agent_id.encode().decode() == agent_id, "its key is its agent's"
 

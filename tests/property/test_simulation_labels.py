@@ -74,10 +74,10 @@ silences = st.dictionaries(st.integers(0, 59), st.booleans(), max_size=20)
 
 def judged(scenario: Scenario, partitions: dict[int, Partition], record: SimulatedRecord) -> Expectation:
     (event,) = decode([record.value])
-    if isinstance(event, Invalid) or event["timestamp"] > FAR_FUTURE_MS + MAX_FUTURE_MS:
+    if isinstance(event, Invalid) or event.timestamp > FAR_FUTURE_MS + MAX_FUTURE_MS:
         return Expectation.INVALID
-    home = partition_of(event["agentId"], scenario.partitions)
-    return partitions[home].judge(event["timestamp"])
+    home = partition_of(event.agent_id, scenario.partitions)
+    return partitions[home].judge(event.timestamp)
 
 
 def replay(scenario: Scenario, moments: list[int], clock: list[int], silences: dict[int, bool]) -> None:

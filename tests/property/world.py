@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import orjson
 
 from feedback_app.closing import CloseRules, DueWindow, bulks, plan, settle
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum
 from feedback_app.core.clock import ManualClock
 from feedback_app.core.documents import Document, window_document
-from feedback_app.core.events import LOG_APPEND_TIME, Headers, Origin
+from feedback_app.core.events import LOG_APPEND_TIME, Event, Headers, Origin
 from feedback_app.core.headers import origin_of
 from feedback_app.core.state import Changes
 from feedback_app.core.transaction import Transaction
@@ -228,14 +229,16 @@ class World:
         self.broker = Broker(self.clock)
         self.database = Database()
         self.owners = [self._own(partition) for partition in range(PARTITIONS)]
-        self.produced: list[tuple[Origin, dict[str, object] | None]] = []
+        self.produced: list[tuple[Origin, Event | None]] = []
 
     def produce(self, partition: int, event: dict[str, object] | None) -> None:
         """Append an event, or (None) something that is none."""
         offset = len(self.broker.logs[TOPICS.feedback, partition])
         value = b"{" if event is None else orjson.dumps(event)
         self.broker.append(TOPICS.feedback, partition, None, value, [("feedback-origin-offset", b"0"), ("x", b"y")])
-        self.produced.append((Origin(TOPICS.feedback, partition, offset), event))
+        self.produced.append(
+            (Origin(TOPICS.feedback, partition, offset), None if event is None else msgspec.convert(event, Event))
+        )
 
     def restart(self, partition: int, *, wiped: bool) -> None:
         """The owner is gone; another one takes over, with its data dir or an empty one."""
@@ -295,10 +298,10 @@ class World:
             if event is None:
                 assert origin in dead
             elif not places:
-                end = window_end(event["timestamp"], SIZE_MS)  # type: ignore[arg-type]  # events of ours
-                window = Window(str(event["agentId"]), end - SIZE_MS, SIZE_MS)
+                end = window_end(event.timestamp, SIZE_MS)
+                window = Window(event.agent_id, end - SIZE_MS, SIZE_MS)
                 seed = checksum_seed(origin.topic, origin.partition)
-                counts[window].add(event, event["timestamp"], origin_checksum(seed, origin.offset))  # type: ignore[arg-type]
+                counts[window].add(event, event.timestamp, origin_checksum(seed, origin.offset))
         expected = {window.document_id: window_document(window, aggregate) for window, aggregate in counts.items()}
         actual = self.database.documents
         assert actual.keys() == expected.keys()

@@ -5,27 +5,29 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from feedback_app.core.aggregate import MAX_TAGS, Aggregate, checksum_seed, origin_checksum
+from feedback_app.core.events import LAST_MS, Event
 
-Counted = tuple[dict[str, Any], int]
+Counted = tuple[Event, int]
 
 _SEED = checksum_seed("feedback", 3)
 
 
-def event(timestamp: int = 1_000, **fields: Any) -> dict[str, Any]:
+def event(timestamp: int = 1_000, **fields: Any) -> Event:
     required = {"feedbackId": "f", "agentId": "a", "userId": "u", "rating": "positive", "timestamp": timestamp}
-    return required | fields
+    return msgspec.convert(required | fields, Event)
 
 
 def aggregate_of(counted: list[Counted]) -> Aggregate:
     aggregate = Aggregate()
     for one, checksum in counted:
-        aggregate.add(one, one["timestamp"], checksum)
+        aggregate.add(one, one.timestamp, checksum)
     return aggregate
 
 
@@ -35,23 +37,23 @@ def content(aggregate: Aggregate) -> dict[str, Any]:
 
 def counted_events(tags: int) -> st.SearchStrategy[Counted]:
     """Any event, with one of so many distinct tags, and the checksum of some origin."""
-    optional = {
+    optional: dict[str, st.SearchStrategy[Any]] = {
         "score": st.none() | st.integers(1, 5),
         "comment": st.none() | st.text(max_size=20),
         "tags": st.none() | st.lists(st.sampled_from([f"tag-{number}" for number in range(tags)]), max_size=8),
         "messageId": st.text(max_size=5),
     }
-    events = st.fixed_dictionaries(
+    fields: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         {
-            "feedbackId": st.just("f"),
-            "agentId": st.just("a"),
-            "userId": st.just("u"),
             "rating": st.sampled_from(["positive", "negative", "neutral"]),
-            "timestamp": st.integers(0, 2**62),
+            "timestamp": st.integers(0, LAST_MS),
         },
         optional=optional,
     )
-    return st.tuples(events, st.integers(0, 10**6).map(lambda offset: origin_checksum(_SEED, offset)))
+    return st.tuples(
+        fields.map(lambda given: event(**given)),
+        st.integers(0, 10**6).map(lambda offset: origin_checksum(_SEED, offset)),
+    )
 
 
 def test_every_field_is_counted() -> None:
@@ -121,7 +123,7 @@ def test_with_too_many_tags_only_which_of_them_are_named_depends_on_the_order(
     shuffled = counted.copy()
     shuffler.shuffle(shuffled)
     one, other = aggregate_of(counted), aggregate_of(shuffled)
-    given = sum(len(event.get("tags") or ()) for event, _ in counted)
+    given = sum(len(event.tags or ()) for event, _ in counted)
     for aggregate in (one, other):
         assert sum((aggregate.tags or {}).values()) + aggregate.other_tags == given
         assert len(aggregate.tags or {}) <= MAX_TAGS

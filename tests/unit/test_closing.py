@@ -48,7 +48,7 @@ class State:
 
 def counted(count: int = 1, revision: int = 0, tags: Iterable[str] = ()) -> Aggregate:
     aggregate = Aggregate()
-    event: Event = {"rating": "positive", "tags": list(tags), "feedbackId": "", "agentId": "", "userId": "", "more": 0}
+    event = Event("f", "ann", "u", "positive", 500, tags=list(tags))
     for _ in range(count):
         aggregate.add(event, 500, 1)
     aggregate.revision = revision

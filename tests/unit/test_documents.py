@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.documents import aggregated_event, date, item_document, to_json, window_document
-from feedback_app.core.events import Origin
+from feedback_app.core.events import Event, Origin
 from feedback_app.core.windows import Window
 from feedback_app.models import decode
 
@@ -33,10 +34,13 @@ FULL = {
 }
 
 
+REQUIRED = {"feedbackId": "f", "agentId": "ann", "userId": "u", "rating": "positive"}
+
+
 def aggregate(*events: dict[str, Any]) -> Aggregate:
     counted = Aggregate()
     for event in events:
-        counted.add({"rating": "positive", **event, "a": 0, "b": 0, "c": 0, "d": 0}, event["timestamp"], 40)
+        counted.add(msgspec.convert(REQUIRED | event, Event), event["timestamp"], 40)
     return counted
 
 
@@ -132,7 +136,7 @@ def test_a_date_is_exact_to_the_millisecond(ms: int) -> None:
 
 def test_an_item_has_the_events_fields_and_its_origin() -> None:
     (event,) = decode([to_json(FULL | {"unknown": "dropped"})])
-    assert isinstance(event, dict)
+    assert isinstance(event, Event)
     assert item_document(event, Origin("feedback", 3, 17)) == {
         "_id": "f1",
         "agentId": "ann",
@@ -151,7 +155,7 @@ def test_an_item_has_the_events_fields_and_its_origin() -> None:
 def test_an_item_leaves_out_what_is_null() -> None:
     nulls = dict.fromkeys(("score", "comment", "tags", "messageId", "conversationId"))
     (event,) = decode([to_json(FULL | nulls)])
-    assert isinstance(event, dict)
+    assert isinstance(event, Event)
     assert set(item_document(event, Origin("feedback", 3, 17))) == {
         "_id",
         "agentId",

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum
 from feedback_app.core.documents import Document, item_document
-from feedback_app.core.events import Headers, Origin
+from feedback_app.core.events import Event, Headers, Origin
 from feedback_app.core.state import BEGINNING, CLOSED, OPEN, PartitionRecord, SizeChange, window_key
 from feedback_app.core.transaction import Send, Transaction
 from feedback_app.core.watermark import Lateness
@@ -144,7 +145,7 @@ def checksum(offset: int, topic: str = "feedback", partition: int = 0) -> int:
 def counted(*timestamps: int, revision: int = 0, checksum: int = 0) -> Aggregate:
     aggregate = Aggregate()
     for timestamp in timestamps:
-        aggregate.add(event(timestamp), timestamp, 0)
+        aggregate.add(msgspec.convert(event(timestamp), Event), timestamp, 0)
     aggregate.revision, aggregate.checksum = revision, checksum
     return aggregate
 
@@ -603,8 +604,8 @@ def test_items_are_the_valid_events_late_ones_too() -> None:
     late, good = event(2_500, feedbackId="late"), event(6_000, feedbackId="good", score=3)
     fold, _ = folded(State(due(5_000, 3_000)), record(late, 0), record(b"{", 1), record(good, 2))
     assert fold.items == [
-        item_document(late, Origin("feedback", 0, 0)),
-        item_document(good, Origin("feedback", 0, 2)),
+        item_document(msgspec.convert(late, Event), Origin("feedback", 0, 0)),
+        item_document(msgspec.convert(good, Event), Origin("feedback", 0, 2)),
     ]
 
 

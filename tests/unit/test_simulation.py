@@ -51,7 +51,7 @@ def test_every_event_that_is_no_invalid_one_is_valid_and_keyed_by_its_agent() ->
     records = [record for record in minutes_of_traffic() if record.expectation is not Expectation.INVALID]
     for record, event in zip(records, decode([record.value for record in records]), strict=True):
         assert not isinstance(event, Invalid)
-        assert event["agentId"].encode() == record.key
+        assert event.agent_id.encode() == record.key
 
 
 def test_every_invalid_record_is_invalid_or_far_in_the_future() -> None:
@@ -61,7 +61,7 @@ def test_every_invalid_record_is_invalid_or_far_in_the_future() -> None:
         if isinstance(event, Invalid):
             errors.add(event.error.partition(":")[0])
         else:
-            assert event["timestamp"] > START + 365 * 24 * 3600 * 1000
+            assert event.timestamp > START + 365 * 24 * 3600 * 1000
             errors.add("future")
     assert {"empty", "agentId", "rating", "score", "timestamp", "future"} <= errors
     assert any(error.startswith("Invalid JSON") for error in errors)
@@ -71,24 +71,29 @@ def test_every_invalid_record_is_invalid_or_far_in_the_future() -> None:
 
 def test_a_few_agents_get_most_of_the_feedback_and_ids_are_unique() -> None:
     events = labelled(minutes_of_traffic(), Expectation.COUNTED)
-    by_agent = Counter(event["agentId"] for event in events).most_common()
+    by_agent = Counter(event.agent_id for event in events).most_common()
     assert by_agent[0][0] == "agent-0001"
     assert by_agent[0][1] > 20 * by_agent[len(by_agent) // 2][1]
-    assert len({event["feedbackId"] for event in events}) == len(events)
+    assert len({event.feedback_id for event in events}) == len(events)
 
 
 def test_optional_fields_come_with_some_events() -> None:
     events = labelled(minutes_of_traffic(), Expectation.COUNTED)
-    for name, least, most in (("score", 0.3, 0.5), ("tags", 0.1, 0.3), ("comment", 0.05, 0.2), ("messageId", 0.5, 0.7)):
-        assert least < sum(name in event for event in events) / len(events) < most
-    assert {event["rating"] for event in events} == {"positive", "neutral", "negative"}
+    for name, least, most in (
+        ("score", 0.3, 0.5),
+        ("tags", 0.1, 0.3),
+        ("comment", 0.05, 0.2),
+        ("message_id", 0.5, 0.7),
+    ):
+        assert least < sum(getattr(event, name) is not None for event in events) / len(events) < most
+    assert {event.rating for event in events} == {"positive", "neutral", "negative"}
 
 
 def test_disorder_stays_below_the_grace() -> None:
     moments = [START + number * 10 for number in range(5_000)]
     records = list(simulate(replace(SCENARIO, late_share=0.0, invalid_share=0.0), moments))
     events = labelled(records, Expectation.COUNTED)
-    behind = [now - event["timestamp"] for now, event in zip(moments, events, strict=True)]
+    behind = [now - event.timestamp for now, event in zip(moments, events, strict=True)]
     assert min(behind) >= 0
     assert 500 < max(behind) < SCENARIO.grace_ms
     assert replace(SCENARIO, grace_ms=0).jitter_ms == 0
@@ -103,17 +108,17 @@ def test_late_events_are_below_the_floor_that_was_sent_before(retention_ms: int)
         (event,) = decode([record.value])
         if record.expectation is Expectation.INVALID or isinstance(event, Invalid):
             continue
-        partition = partition_of(event["agentId"], scenario.partitions)
+        partition = partition_of(event.agent_id, scenario.partitions)
         floor = newest.get(partition, -1) - scenario.grace_ms - retention_ms
         if record.expectation is Expectation.LATE:
             late += 1
-            assert window_end(event["timestamp"], scenario.window_ms) <= floor
+            assert window_end(event.timestamp, scenario.window_ms) <= floor
         else:
-            newest[partition] = max(event["timestamp"], newest.get(partition, 0))
+            newest[partition] = max(event.timestamp, newest.get(partition, 0))
     assert late > 300
 
 
 def test_nothing_is_late_at_the_beginning_of_time() -> None:
     records = list(simulate(replace(SCENARIO, late_share=1.0, invalid_share=0.0), range(0, 8_000, 10)))
     assert {record.expectation for record in records} == {Expectation.COUNTED}
-    assert min(event["timestamp"] for event in labelled(records, Expectation.COUNTED)) >= 0
+    assert min(event.timestamp for event in labelled(records, Expectation.COUNTED)) >= 0

@@ -83,8 +83,8 @@ class World:
         """Count a record as a worker does."""
         (event,) = decode([sent.value])
         assert not isinstance(event, Invalid)
-        timestamp = event["timestamp"]
-        window = Window(event["agentId"], timestamp - timestamp % size, size)
+        timestamp = event.timestamp
+        window = Window(event.agent_id, timestamp - timestamp % size, size)
         aggregate = self.windows.setdefault(window, Aggregate())
         seed = checksum_seed(origin.topic, origin.partition)
         aggregate.add(event, timestamp, origin_checksum(seed, origin.offset))
