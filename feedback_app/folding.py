@@ -92,10 +92,8 @@ class Fold:
         is_forwarded = topic == rules.topics.repartition
         # One plain loop, and what seldom changes is worked out when it does: this runs for every event, and half of
         # what it cost before was divisions, calls and look-ups that gave the same as for the event before.
-        # Up to this, no event of the slice is in the future; what is beyond is looked at by itself.
-        latest = min(map(self._clock, records)) + rules.max_future_ms
         highest = self._highest
-        floor, first_open, moves_at = self._floor_at(highest)
+        first_open, moves_at = self._open_from(highest)
         start = end = 0
         windows: dict[str, Aggregate] = {}
         for record, event in zip(records, decoded, strict=True):
@@ -104,7 +102,11 @@ class Fold:
                 self._dead_letter(record, event.error)
                 continue
             timestamp = event.timestamp
-            if not first_open <= timestamp <= latest and self._reject(record, event, highest, floor):
+            # What is no newer than an event that was counted moves nothing, whatever its own record's clock says.
+            in_future = timestamp > highest and timestamp > self._clock(record) + rules.max_future_ms
+            if in_future or timestamp < first_open:
+                self._highest = highest
+                self._reject(record, event, in_future=in_future)
                 continue
             if not start <= timestamp < end:
                 end = window_end(timestamp, size)
@@ -126,19 +128,18 @@ class Fold:
             if timestamp > highest:
                 highest = timestamp
                 if highest >= moves_at:
-                    floor, first_open, moves_at = self._floor_at(highest)
+                    first_open, moves_at = self._open_from(highest)
             if keep_items:
                 self.items.append(item_document(event, self._origin(record)))
         self._highest = highest
         self._offsets[topic] = (records[-1].offset() or 0) + 1
 
-    def _floor_at(self, highest: int) -> tuple[int, int, int]:
-        """Return the floor once an event with time *highest* was counted; the first time that is above it; and the
-        *highest* at which that time moves on."""
+    def _open_from(self, highest: int) -> tuple[int, int]:
+        """Return the first time whose window can be counted into, once an event with time *highest* was counted; and
+        the *highest* at which that time moves on."""
         size, lateness = self._rules.window_size, self._rules.lateness
-        floor = lateness.seen(self._before, highest).floor
-        first_open = floor // size * size
-        return floor, first_open, first_open + size + lateness.grace_ms + lateness.retention_ms
+        first_open = lateness.seen(self._before, highest).floor // size * size
+        return first_open, first_open + size + lateness.grace_ms + lateness.retention_ms
 
     def _clock(self, record: SourceRecord) -> int:
         """Return what "in the future" is measured against: the broker's clock, where the record has its time."""
@@ -174,24 +175,18 @@ class Fold:
         self._changed[key] = aggregate
         return aggregate
 
-    def _reject(self, record: SourceRecord, event: Event, highest: int, floor: int) -> bool:
-        """Set an event aside whose time is wrong, and say so; a misplaced one is judged where it belongs."""
-        timestamp, agent_id = event.timestamp, event.agent_id
-        end = window_end(timestamp, self._rules.window_size)
-        in_future = timestamp > self._clock(record) + self._rules.max_future_ms
-        if not in_future and end > floor:
-            return False
-        self._highest = highest
-        if self._rules.partition_of(agent_id) != self._rules.partition:
-            self._forward(record, agent_id)
+    def _reject(self, record: SourceRecord, event: Event, *, in_future: bool) -> None:
+        """Set an event aside whose time is wrong; a misplaced one is judged where it belongs."""
+        if self._rules.partition_of(event.agent_id) != self._rules.partition:
+            self._forward(record, event.agent_id)
         elif in_future:
             self._dead_letter(record, "timestamp: lies in the future")
         else:
             self.tally.late += 1
+            end = window_end(event.timestamp, self._rules.window_size)
             self._set_aside(self._rules.topics.late, record, f"late: the window that ended at {end} is final")
             if self._rules.keep_items:
                 self.items.append(item_document(event, self._origin(record)))
-        return True
 
     def _dead_letter(self, record: SourceRecord, error: str) -> None:
         self.tally.invalid += 1

@@ -82,8 +82,10 @@ class Aggregate:
             self.negative += 1
         else:
             self.neutral += 1
-        self.last = max(self.last, timestamp)
-        self.first = min(self.first, timestamp)
+        if timestamp > self.last:  # noqa: PLR1730  # calling max and min costs a tenth of counting an event
+            self.last = timestamp
+        if timestamp < self.first:  # noqa: PLR1730
+            self.first = timestamp
         self.checksum += checksum
         score = event.score
         if score is not None:

@@ -12,7 +12,7 @@ import agents.window_close
 import feedback_app.closing
 import tables.partition
 from feedback_app.core.aggregate import Aggregate
-from feedback_app.core.state import BEGINNING, CLOSED, PartitionRecord
+from feedback_app.core.state import CLOSED, PartitionRecord
 from feedback_app.core.transaction import Transaction
 from feedback_app.folding import Fold
 from feedback_app.transport.transactions import TransactionalProducer
@@ -88,7 +88,7 @@ def a_changed_window_is_closed() -> None:
 
 def the_floor_is_forgotten() -> None:
     """Closed records go when the floor passes them, and events below the floor are counted all the same."""
-    Fold._floor_at = lambda self, highest: (BEGINNING, 0, 1 << 62)  # type: ignore[method-assign]  # that is the point
+    Fold._open_from = lambda self, highest: (0, 1 << 62)  # type: ignore[method-assign]  # that is the point
 
 
 def the_cursor_is_not_lowered() -> None:

@@ -454,6 +454,16 @@ def test_each_record_is_measured_by_its_own_time_though_the_brokers_clock_goes_b
     assert [send.topic for send in together.sends] == [send.topic for send in alone.sends] == ["dead"]
 
 
+@pytest.mark.parametrize("cut", [1, 2])
+def test_what_is_no_newer_than_an_event_that_was_counted_is_not_in_the_future(cut: int) -> None:
+    records = [record(event(45_000), 0, timestamp=50_000), record(event(45_000), 1, timestamp=40_000)]
+    state = State()
+    for start in range(0, 2, cut):
+        _, transaction = folded(state, *records[start : start + cut])
+        assert transaction.sends == []
+        state.apply(transaction)
+
+
 # -- too large, or not to be read ----------------------------------------------------------------------------------
 
 
