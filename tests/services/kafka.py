@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -81,7 +82,7 @@ class ApacheKafka(ChildProcess):
         Raises:
             ServiceUnavailable: Java is missing or too old, or Kafka could not be downloaded.
         """
-        self._java = _java()
+        self._java = java()
         self._classpath = f"{kafka_jars()}/*"
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if data_dir is None:
@@ -143,7 +144,7 @@ class ApacheKafka(ChildProcess):
         command += ["kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster_id}"]
         command += ["--config", str(unfinished)]
         command += self._format_options()
-        _run(command, "Kafka's storage could not be formatted", _FORMAT_TIMEOUT_S)
+        run(command, "Kafka's storage could not be formatted", _FORMAT_TIMEOUT_S)
         unfinished.rename(self._properties)
 
     def _server_properties(self, logs: Path) -> str:
@@ -172,7 +173,7 @@ def _wait_for_coordinators(bootstrap_servers: str) -> None:
 def why_unavailable() -> str:
     """Return why Apache Kafka can't run on this machine; empty when it can. Downloads it if it has to."""
     try:
-        _java()
+        java()
         kafka_jars()
     except ServiceUnavailable as error:
         return str(error)
@@ -187,39 +188,61 @@ def kafka_jars() -> Path:
         ServiceUnavailable: they are not there and can't be downloaded.
     """
     version = ElementTree.parse(_POM).findtext("properties/kafka.version")
-    jars = _CACHE / f"kafka-{version}"
-    if jars.is_dir():
-        return jars
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise ServiceUnavailable("Apache Kafka needs mvn (Maven) to be downloaded")
-    _CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_CACHE, ignore_cleanup_errors=True) as unfinished:
-        downloaded = Path(unfinished) / "jars"
-        goal = [maven, "-B", "-q", "-f", str(_POM), "dependency:copy-dependencies"]
-        _run([*goal, f"-DoutputDirectory={downloaded}"], "Kafka could not be downloaded", _DOWNLOAD_TIMEOUT_S)
+    return made_once(_CACHE / f"kafka-{version}", _download)
+
+
+def _download(jars: Path) -> None:
+    goal = [maven("download Apache Kafka"), "-B", "-q", "-f", str(_POM), "dependency:copy-dependencies"]
+    run([*goal, f"-DoutputDirectory={jars}"], "Kafka could not be downloaded", _DOWNLOAD_TIMEOUT_S)
+
+
+def made_once(directory: Path, make: Callable[[Path], None]) -> Path:
+    """Return *directory*; the first time, have *make* fill it under another name, so that it is never there in part."""
+    if directory.is_dir():
+        return directory
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, ignore_cleanup_errors=True) as temporary:
+        unfinished = Path(temporary) / "unfinished"
+        make(unfinished)
         try:
-            downloaded.rename(jars)
+            unfinished.rename(directory)
         except OSError:
-            # Another test run was faster; whatever else went wrong shows here.
-            if not jars.is_dir():
+            # Another run was faster; whatever else went wrong shows here.
+            if not directory.is_dir():
                 raise
-    return jars
+    return directory
+
+
+def maven(purpose: str) -> str:
+    """Return the path of Maven, which is needed to *purpose*.
+
+    Raises:
+        ServiceUnavailable: there is none.
+    """
+    found = shutil.which("mvn")
+    if found is None:
+        raise ServiceUnavailable(f"mvn (Maven) is needed to {purpose}")
+    return found
 
 
 @cache
-def _java() -> str:
-    java = shutil.which("java")
-    if java is None:
+def java() -> str:
+    """Return the path of Java.
+
+    Raises:
+        ServiceUnavailable: there is none, or it is too old.
+    """
+    found = shutil.which("java")
+    if found is None:
         raise ServiceUnavailable(f"Apache Kafka needs java, {_OLDEST_JAVA} or later")
-    told = _run([java, "-version"], "java does not work", _FORMAT_TIMEOUT_S)
+    told = run([found, "-version"], "java does not work", _FORMAT_TIMEOUT_S)
     version = re.search(r'version "(\d+)', told)
     if version is None or int(version[1]) < _OLDEST_JAVA:
         raise ServiceUnavailable(f"Apache Kafka needs java {_OLDEST_JAVA} or later, this one is: {told.strip()}")
-    return java
+    return found
 
 
-def _run(command: list[str], failure: str, timeout_s: float) -> str:
+def run(command: list[str], failure: str, timeout_s: float) -> str:
     """Return what the command printed, both streams; ServiceUnavailable, beginning with *failure*, if it fails."""
     try:
         done = subprocess.run(
