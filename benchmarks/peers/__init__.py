@@ -1,1 +1,1 @@
-"""Other stream processors that count the same input, as their users would write it."""
+"""Other ways to do the same job, each as a user of that library would write it."""
