@@ -1,7 +1,7 @@
 # `make demo ARGS="... --json"` prints JSON and nothing else on stdout: everything about installing goes to stderr.
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check format demo chaos bench-worker bench-memory fuzz clean
+.PHONY: help install test check format demo chaos bench bench-memory fuzz clean
 MAKEFLAGS += --no-print-directory
 
 VENV := .venv
@@ -20,8 +20,8 @@ help:
 	@echo 'make check               formatting, lint, types, layers'
 	@echo 'make demo  ARGS=...      the whole system on embedded parts'
 	@echo 'make chaos ARGS=...      workers disturbed on a real Kafka; --quick, --breakages, --help'
-	@echo 'make bench-worker ARGS=... how fast one worker is'
-	@echo 'make bench-memory ARGS=... how much memory it takes'
+	@echo 'make bench ARGS=...      how fast it is beside its peers; --quick, --write, --help'
+	@echo 'make bench-memory ARGS=... how much memory a worker takes'
 	@echo 'make fuzz  ARGS=...      the decoder and the fold, fuzzed; --runs N, --seed N'
 	@echo 'make format              format and fix what can be fixed'
 	@echo 'make clean               remove everything that was made here'
@@ -55,8 +55,10 @@ demo: $(INSTALLED)
 chaos: $(INSTALLED)
 	@$(VENV)/bin/python -m tests.chaos $(ARGS)
 
-bench-worker: $(INSTALLED)
-	@$(VENV)/bin/python -m benchmarks.worker $(ARGS)
+bench: $(INSTALLED)
+	@$(VENV)/bin/python -c 'import matplotlib' 2>/dev/null || $(VENV)/bin/python -m pip install --quiet \
+		--disable-pip-version-check --constraint constraints.txt --editable '.[bench]' >&2
+	@$(VENV)/bin/python -m benchmarks.compare $(ARGS)
 
 bench-memory: $(INSTALLED)
 	@$(VENV)/bin/python -m benchmarks.memory $(ARGS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,10 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+#: What a contender that commits no offsets writes when it sees its first record.
+COUNTING = "counting"
 
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 30.0
@@ -28,19 +31,35 @@ class Watched(Protocol):
     @property
     def ended(self) -> bool: ...
 
+    def says(self, line: str) -> bool:
+        """Say whether it has written *line*."""
+        ...
+
+    def usage(self) -> Usage:
+        """Return what it has used since its start."""
+        ...
+
     def last_words(self) -> str:
         """Return the end of what it has written."""
         ...
 
 
-class Contender:
-    """A process: ``python *arguments*`` in the repository, its output going to *log*; stopped on leaving."""
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What processes have used since they began: CPU seconds of all, and the highest resident set of any, in MB."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    cpu_seconds: float
+    peak_mb: float
+
+
+class Member:
+    """One process of a contender, in the repository's directory; its output goes to *log*."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, *arguments],
+                command,
                 cwd=_ROOT,
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
@@ -48,10 +67,21 @@ class Contender:
                 stderr=subprocess.STDOUT,
             )
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
 
-    def __exit__(self, *_: object) -> None:
+    @property
+    def log(self) -> str:
+        """What it has written so far."""
+        return self._log.read_text(errors="replace")
+
+    def usage(self) -> Usage:
+        """Return what it has used; nothing, once it has ended."""
+        return usage_of(self._process.pid)
+
+    def stop(self) -> None:
+        """Ask it to end, and end it."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
@@ -59,13 +89,50 @@ class Contender:
             self._process.kill()
             self._process.wait()
 
+
+class Contender:
+    """One process or several of one consumer group; all are stopped on leaving."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = members
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for member in self.members:
+            member.stop()
+
     @property
     def ended(self) -> bool:
-        return self._process.poll() is not None
+        """Whether one of them has."""
+        return any(member.ended for member in self.members)
+
+    def says(self, line: str) -> bool:
+        """Say whether each of them has written *line*."""
+        return all(f"{line}\n" in member.log for member in self.members)
+
+    def usage(self) -> Usage:
+        """Return what they have used: the CPU seconds of all, and the memory of the largest."""
+        used = [member.usage() for member in self.members]
+        return Usage(sum(each.cpu_seconds for each in used), max(each.peak_mb for each in used))
 
     def last_words(self) -> str:
-        """Return the end of what it has written."""
-        return self._log.read_text(errors="replace")[-2_000:]
+        """Return the end of what they have written."""
+        return "\n".join(member.log[-2_000:] for member in self.members)
+
+
+def usage_of(pid: int) -> Usage:
+    """Return what a process has used, as Linux counts it; nothing, once it has ended."""
+    try:
+        # The name, in parentheses, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return Usage(0.0, 0.0)
+    ticks = int(fields[11]) + int(fields[12])
+    peak = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")), "0")
+    return Usage(ticks / os.sysconf("SC_CLK_TCK"), int(peak) * 1024 / 1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +146,8 @@ class Job:
         output: the topic where it publishes closed windows.
         windows: how many windows are due.
         partitions: of both topics.
+        members: how many processes share the work.
+        commits: whether the group's committed offsets tell how far it has counted.
     """
 
     group: str
@@ -87,6 +156,8 @@ class Job:
     output: str
     windows: int
     partitions: int
+    members: int = 1
+    commits: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +167,23 @@ class Timing:
     Attributes:
         records: how many were counted on the clock; of an input so small that the first committed offsets seen covered
             it, none.
-        counting: the seconds until all of them were counted.
-        seconds: the seconds until all was done.
+        seconds: until all was done.
+        used: what the contender has used meanwhile; the memory is its highest since its start.
     """
 
     records: int
-    counting: float
     seconds: float
+    used: Usage
 
     @property
     def rate(self) -> float:
         """Records per second."""
         return self.records / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        """CPU microseconds a record."""
+        return 1_000_000 * self.used.cpu_seconds / self.records
 
 
 class Watcher:
@@ -121,6 +197,7 @@ class Watcher:
         self._offsets = Consumer(
             {"bootstrap.servers": bootstrap_servers, "group.id": job.group, "isolation.level": "read_uncommitted"}
         )
+        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers})
         self._sources = [TopicPartition(job.source, partition) for partition in range(job.partitions)]
         self._output = Consumer(
             {
@@ -146,32 +223,35 @@ class Watcher:
     def time(self, contender: Watched, *, windows_too: bool, timeout: float) -> Timing:
         """Wait until the work is done, and time it.
 
-        The clock starts when the first committed offsets are seen, and the records that they cover are not counted. So
-        neither the start of the process, nor its imports, nor its join of the group is on the clock. It stops when the
-        committed offsets cover every record and, with *windows_too*, as many windows are published, readable with
-        ``read_committed``, as are due.
+        The clock starts when all members have their partitions and the first committed offsets are seen; the records
+        that those cover are not counted. So neither the start of a process, nor its imports, nor its join of the group
+        is on the clock. Of a contender that commits no offsets, it starts when each of its members says that it counts.
+
+        The clock stops, with *windows_too*, when as many windows are published, readable with ``read_committed``, as
+        are due; without, when the committed offsets cover every record.
 
         Raises:
             ContenderFailed: the process ended before that, or *timeout* seconds have passed.
         """
         deadline = time.monotonic() + timeout
-        before, counted, started, counted_all = 0, 0, 0.0, 0.0
+        before, counted, started = 0, 0, 0.0
+        used = Usage(0.0, 0.0)
         while True:
             ended = contender.ended  # asked first: what it has done until then is seen below
             self._read(_POLL_SECONDS)
-            if counted < self._job.records:
+            if self._job.commits and (not started or not windows_too):
                 counted = max(counted, self._counted())
             now = time.monotonic()
-            if counted and not started:
-                before, started = counted, now
-            if counted >= self._job.records:
-                counted_all = counted_all or now
-                if not windows_too or len(self.published) >= self._job.windows:
-                    return Timing(counted - before, counted_all - started, now - started)
+            if not started and self._has_begun(contender, counted):
+                before, started, used = counted, now, contender.usage()
+            if started and (len(self.published) >= self._job.windows if windows_too else counted >= self._job.records):
+                after = contender.usage()
+                used = Usage(after.cpu_seconds - used.cpu_seconds, after.peak_mb)
+                return Timing(self._job.records - before, now - started, used)
             if ended or now > deadline:
                 raise ContenderFailed(
                     f"{'it has ended' if ended else f'given up after {timeout:.0f} s'}: "
-                    f"{counted} of {self._job.records} records counted, "
+                    f"{max(counted, self._counted())} of {self._job.records} records counted, "
                     f"{len(self.published)} of {self._job.windows} windows published\n{contender.last_words()}"
                 )
 
@@ -181,6 +261,14 @@ class Watcher:
         while (now := time.monotonic()) - last < (quiet if self.published else patience) and now - started < at_most:
             if self._read(0.5):
                 last = now
+
+    def _has_begun(self, contender: Watched, counted: int) -> bool:
+        if not self._job.commits:
+            return contender.says(COUNTING)
+        if not counted or self._job.members == 1:
+            return counted > 0
+        described = self._admin.describe_consumer_groups([self._job.group])[self._job.group].result()
+        return sum(bool(member.assignment.topic_partitions) for member in described.members) == self._job.members
 
     def _counted(self) -> int:
         """Return how many records the group's committed offsets cover; 0 when the broker does not say."""

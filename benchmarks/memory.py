@@ -40,7 +40,7 @@ from typing import Any, Final
 
 import pymongo
 
-from benchmarks.measuring import ContenderFailed, Job, Watcher
+from benchmarks.measuring import ContenderFailed, Job, Usage, Watcher, usage_of
 from benchmarks.output import check
 from benchmarks.services import broker, drop_topics
 from benchmarks.workload import GRACE_MS, PARTITIONS, WINDOW_MS, Flood, Totals, Workload
@@ -85,12 +85,11 @@ class MeasuredWorker(WorkerProcess):
     def last_words(self) -> str:
         return self.end_of_log()
 
-    @property
-    def peak_mb(self) -> float:
-        """The highest resident set size since its start."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
-        return int(peak) * 1024 / 1_000_000
+    def says(self, line: str) -> bool:
+        return f"{line}\n" in self.log.read_text(errors="replace")
+
+    def usage(self) -> Usage:
+        return usage_of(self.pid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,7 @@ class Bench:
             watcher.collect(patience=0, quiet=2)
             verdict = check(watcher.published, totals)
             failure = "" if verdict.holds else str(verdict)
-            return Part(name, records, len(totals), timing.seconds, worker.peak_mb, failure)
+            return Part(name, records, len(totals), timing.seconds, worker.usage().peak_mb, failure)
 
     def restore(self, name: str) -> Part:
         """Measure the worker of the *backlog* of that name, started again on an empty disk."""
@@ -136,7 +135,7 @@ class Bench:
         started = time.monotonic()
         with self._worker(ours) as worker:
             worker.wait_until_ready(self.timeout)
-            return Part("restore", seconds=time.monotonic() - started, peak_mb=worker.peak_mb)
+            return Part("restore", seconds=time.monotonic() - started, peak_mb=worker.usage().peak_mb)
 
     def flood(self, name: str, workload: Flood) -> Part:
         """Measure a worker on records none of which is counted."""
@@ -148,7 +147,7 @@ class Bench:
             timing = watcher.time(worker, windows_too=True, timeout=self.timeout)
             watcher.collect(patience=0, quiet=2)
             failure = "" if len(watcher.published) == late else f"{len(watcher.published)} of {late} late"
-            return Part(name, records, 0, timing.seconds, worker.peak_mb, failure)
+            return Part(name, records, 0, timing.seconds, worker.usage().peak_mb, failure)
 
     def outage(self, name: str, workload: Workload) -> Part:
         """Measure a worker that counts *workload* while the database is away, and delivers once it is back."""
@@ -162,7 +161,8 @@ class Bench:
                     watcher.time(worker, windows_too=False, timeout=self.timeout)
                     watcher.collect(patience=_AWAY_S, quiet=_AWAY_S)
                     _, health = worker.get("/health/ready")
-                    say(f"{'':15}all counted, {len(watcher.published)} windows published, {worker.peak_mb:.1f} MB")
+                    peak_mb = worker.usage().peak_mb
+                    say(f"{'':15}all counted, {len(watcher.published)} windows published, {peak_mb:.1f} MB")
                     if watcher.published or (health or {}).get("status") != "degraded":
                         return Part(name, failure=f"the outage went unnoticed: {health}")
                     database.start()
@@ -173,7 +173,7 @@ class Bench:
                 failure = "" if verdict.holds else str(verdict)
                 if any(stored.get(window) != count for window, count in totals.items()):
                     failure += f" documents: {len(stored)} of {len(totals)}, or with other counts"
-                return Part(name, records, len(totals), timing.seconds, worker.peak_mb, failure)
+                return Part(name, records, len(totals), timing.seconds, worker.usage().peak_mb, failure)
 
     def _settings(self, name: str, **more: Any) -> Settings:
         """Return the settings of a worker whose topics, group and folder are named after its part."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks.measuring import Contender, Job, Watcher
+from benchmarks.measuring import Contender, Job, Member, Watcher
 from benchmarks.output import check
 from benchmarks.workload import GRACE_MS, PARTITIONS, WINDOW_MS, Totals, Workload
 from feedback_app.embedded.worker import environment
@@ -56,10 +57,10 @@ def test_stock_table_counts_everything_and_never_closes_most_of_it(
     configured: Settings, given: tuple[Job, Totals], tmp_path: Path
 ) -> None:
     job, totals = given
-    worker = ("-m", "faust", "-A", "benchmarks.stock_faust", "worker", "-l", "info")
+    worker = (sys.executable, "-m", "faust", "-A", "benchmarks.stock_faust", "worker", "-l", "info")
     with (
         Watcher(configured.bootstrap_servers, job) as watcher,
-        Contender(worker, _environment(configured), tmp_path / "log") as stock,
+        Contender([Member(worker, _environment(configured), tmp_path / "log")]) as stock,
     ):
         watcher.time(stock, windows_too=False, timeout=120)  # so it has read every record, and committed that
         watcher.collect(patience=10 * _CLEANUP_SECONDS, quiet=3 * _CLEANUP_SECONDS)
@@ -75,10 +76,10 @@ def test_our_table_closes_every_window_exactly_once(
     configured: Settings, given: tuple[Job, Totals], tmp_path: Path
 ) -> None:
     job, totals = given
-    worker = ("-m", "faust", "-A", "feedback_app", "worker", "-l", "info")
+    worker = (sys.executable, "-m", "faust", "-A", "feedback_app", "worker", "-l", "info")
     with (
         Watcher(configured.bootstrap_servers, job) as watcher,
-        Contender(worker, _environment(configured), tmp_path / "log") as ours,
+        Contender([Member(worker, _environment(configured), tmp_path / "log")]) as ours,
     ):
         watcher.time(ours, windows_too=True, timeout=120)
         watcher.collect(patience=0, quiet=5)  # whatever it might publish twice
