@@ -16,7 +16,13 @@ def broker(url: str | None) -> Iterator[str]:
         return
     from tests.services.kafka import ApacheKafka  # only here: with a broker at hand nobody needs Java
 
-    with ApacheKafka() as kafka:
+    class LastingKafka(ApacheKafka):
+        """As in production: code that is optimized, and a group that waits for all its members to come."""
+
+        JVM = ("-Xms1g", "-Xmx1g")
+        PROPERTIES = "group.initial.rebalance.delay.ms=3000\n"
+
+    with LastingKafka() as kafka:
         yield kafka.url.removeprefix("kafka://")
 
 
