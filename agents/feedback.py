@@ -1,9 +1,15 @@
-"""The feedback agent: batches in, one transaction a fold."""
+"""The feedback agent: batches in, one transaction a fold.
+
+A fold takes one batch after the other for as long as they follow closely. The more events a transaction has, the more
+of them fall into the same windows, and the less each costs: with 25,000 records instead of 5,000, a quarter less
+processor time. The records themselves are let go batch by batch; when the broker aborts, they are read again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +30,12 @@ logger = logging.getLogger(__name__)
 #: Records decoded and folded before the event loop gets its turn: some milliseconds, so that probes and pages answer.
 #: Also what fits into a core's cache: decoding a whole batch first, and folding it then, cost a sixth more.
 SLICE: Final = 1_000
+#: A fold that has taken so many records is committed: some tenths of a second.
+_FOLD_RECORDS: Final = 25_000
+#: And so is one that holds so many windows, items and records that are set aside: these take memory until then.
+_FOLD_HOLDS: Final = 5_000
+#: How long a fold waits for the next batch, where there is one: it is being fetched, while other partitions are folded.
+_FOLLOWS_S: Final = 1.0
 
 
 def register(app: Any, table: FeedbackWindows, topics: Topics) -> None:
@@ -56,29 +68,45 @@ class Folder:
             batch = await owned.inbox.get()
             owned.folding = True
             async with owned.turn:
-                while not await self._fold(owned, rules, batch):
-                    pass
+                await self._fold(owned, rules, batch)
             owned.folding = False
             owned.silent_since_ms = self.clock.now_ms()
 
-    async def _fold(self, owned: OwnedPartition, rules: FoldRules, batch: Batch) -> bool:
-        """Decode, fold, persist; False says that the broker aborted: the same records are to be folded again."""
+    async def _fold(self, owned: OwnedPartition, rules: FoldRules, first: Batch) -> None:
+        """Decode, fold, persist *first* and what follows it closely."""
         fold = Fold(owned.state, rules, self.clock.now_ms())
-        for start in range(0, len(batch.records), SLICE):
-            records = batch.records[start : start + SLICE]
-            fold.add(batch.topic, batch.partition, records, decode([record.value() for record in records]))
-            await asyncio.sleep(0)
-        # Not before: the next batch is there when this one is committed, and a partition that waits for its turn to
-        # decode holds one batch, not two.
-        self.table.ask_for_more(batch)
+        batch: Batch | None = first
+        while batch is not None:
+            await self._add(fold, batch)
+            batch = await self._following(owned, fold, batch)
         if fold.items:
             await self._store(fold)
         try:
             await owned.commit(fold.transaction())
         except Aborted as error:
-            logger.warning("%s; folding the same records again", error.message)
-            return False
-        return True
+            logger.warning("%s; reading the same records again", error.message)
+            self.table.read_again(owned)
+
+    async def _add(self, fold: Fold, batch: Batch) -> None:
+        for start in range(0, len(batch.records), SLICE):
+            records = batch.records[start : start + SLICE]
+            fold.add(batch.topic, batch.partition, records, decode([record.value() for record in records]))
+            await asyncio.sleep(0)
+        # Not before: a partition that waits for its turn to decode holds one batch, not two.
+        self.table.ask_for_more(batch)
+
+    async def _following(self, owned: OwnedPartition, fold: Fold, last: Batch) -> Batch | None:
+        """Return the batch to go on with; None when it is time to commit."""
+        if owned.turn_wanted or fold.records >= _FOLD_RECORDS or fold.holds >= _FOLD_HOLDS:
+            return None
+        if not owned.inbox.empty():
+            return owned.inbox.get_nowait()
+        if not last.more or len(last.records) < SLICE:
+            return None  # traffic that comes in drops, and a fold that waits would only be late
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FOLLOWS_S):
+                return await owned.inbox.get()
+        return None
 
     async def _store(self, fold: Fold) -> None:
         """Upsert the items before the transaction: once it is committed they would not be read again.

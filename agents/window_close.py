@@ -85,7 +85,9 @@ class Closer:
         stored = windows
         if outcome.ahead or outcome.refused or held:
             stored = [due for due in windows if self._is_stored(due, outcome, held)]
+        owned.turn_wanted = len(taken) >= self.batch_size
         async with owned.turn:
+            owned.turn_wanted = False
             transaction = settle(owned.state, stored, owned.state.take_expired(self.batch_size), rules)
             if transaction is None:
                 return bool(taken)

@@ -81,6 +81,13 @@ class Fold:
         self._by_end: dict[int, dict[str, Aggregate]] = {}
         self._sends: list[Send] = []
         self._offsets: dict[str, int] = {}
+        #: How many there were.
+        self.records = 0
+
+    @property
+    def holds(self) -> int:
+        """How many windows, items and records that were set aside it holds in memory."""
+        return len(self._changed) + len(self.items) + len(self._sends)
 
     def add(self, topic: str, partition: int, records: Sequence[SourceRecord], decoded: Sequence[Decoded]) -> None:
         """Fold one slice: consecutive *records* of one source partition, and what each of them was decoded to."""
@@ -132,6 +139,7 @@ class Fold:
             if keep_items:
                 self.items.append(item_document(event, self._origin(record)))
         self._highest = highest
+        self.records += len(records)
         self._offsets[topic] = (records[-1].offset() or 0) + 1
 
     def _open_from(self, highest: int) -> tuple[int, int]:

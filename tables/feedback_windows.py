@@ -111,6 +111,12 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         """Say that *batch* is being worked on, so that the next one may be fetched."""
         self._consumer.ask_for_more(batch)
 
+    def read_again(self, owned: OwnedPartition) -> None:
+        """Read a partition again from what is committed on: the broker has aborted what came after that."""
+        if self.owned(owned.partition) is owned:
+            owned.go_back()
+            self._read(owned)
+
     async def read_to_the_end(self, owned: OwnedPartition) -> bool:
         """Say whether everything that there is on both source topics of a partition has been folded."""
         at_the_end = await self._consumer.at_the_end(owned.partition)
@@ -238,6 +244,8 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         tasks -= {task for task in tasks if task is asyncio.current_task()}
         if tasks:
             await asyncio.wait(tasks)
+        if self.app.consumer is not None:
+            self._consumer.stop_partitions()  # once more: what was aborted meanwhile is being read again
         await asyncio.gather(*(ownership.partition.release() for ownership in given_up))
         for ownership in given_up:
             # A task that was cancelled leads back to what it worked on, and so to the producer. Nothing closes that but

@@ -61,6 +61,9 @@ class OwnedPartition:
         self.silent_since_ms = clock.now_ms()
         #: True while a batch that was taken from the inbox is not committed yet.
         self.folding = False
+        #: True while a close pass with as many windows as it may have waits for its turn: windows are piling up.
+        self.turn_wanted = False
+        self._starts: dict[str, int] = {}
         self._settings = settings
         self._topics = topics
         self._clock = clock
@@ -97,6 +100,7 @@ class OwnedPartition:
             starts,
         )
         self.expected = dict(starts)
+        self._starts = starts
 
     def accept(self, batch: Batch) -> bool:
         """Take a batch if it continues what there is; else return False: it was fetched for a former assignment, or
@@ -106,6 +110,13 @@ class OwnedPartition:
         self.expected[batch.topic] = batch.end
         self.inbox.put_nowait(batch)
         return True
+
+    def go_back(self) -> None:
+        """Expect again what was not committed: it was accepted, and dropped."""
+        while not self.inbox.empty():
+            self.inbox.get_nowait()
+        offsets = self.state.record.offsets
+        self.expected = {topic: max(start, offsets.get(topic, start)) for topic, start in self._starts.items()}
 
     def _fence_and_restore(self) -> tuple[PartitionStore, Restored]:
         self._producer.fence()

@@ -37,6 +37,7 @@ class Batch(NamedTuple):
         start: where the batch before it ended, or where reading was started.
         end: where it ends: the offset after its last record.
         records: at least one.
+        more: whether the topic went on behind it when it was fetched.
     """
 
     topic: str
@@ -44,6 +45,7 @@ class Batch(NamedTuple):
     start: int
     end: int
     records: list[Message]
+    more: bool = False
 
 
 class PartitionSource:
@@ -129,7 +131,9 @@ class PartitionSource:
         start = self._starts[topic]
         end = self._starts[topic] = (records[-1].offset() or 0) + 1
         self._read_to[topic] = max(self._read_to[topic], end)
-        return Batch(topic, self.partition, start, end, records)
+        # As it was with the answer that brought the records. Nobody is asked.
+        known = self._consumer.get_watermark_offsets(TopicPartition(topic, self.partition), cached=True)
+        return Batch(topic, self.partition, start, end, records, more=bool(known) and end < known[1])
 
     def _on_error(self, error: KafkaError) -> None:
         logger.debug("librdkafka: %s", error.str())

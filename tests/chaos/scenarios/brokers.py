@@ -58,7 +58,7 @@ def transactions_aborted(arena: Arena) -> None:
     worker.wipe()
     worker.begin(*aborts)
     arena.until_sent(1_000)
-    for told in ("folding the same records again", "committing the same again"):
+    for told in ("reading the same records again", "committing the same again"):
         arena.fleet.until(lambda told=told: told in worker.log.read_text(), f"the log says: {told}")  # type: ignore[misc]  # mypy: a lambda with a default
 
 

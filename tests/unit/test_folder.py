@@ -1,0 +1,165 @@
+"""When a fold goes on with the next batch, and when it is committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from agents import feedback
+from agents.feedback import Folder
+from feedback_app.core.clock import SystemClock
+from feedback_app.core.state import PartitionRecord
+from feedback_app.core.transaction import Transaction
+from feedback_app.core.watermark import Lateness
+from feedback_app.errors import Aborted
+from feedback_app.folding import FoldRules
+from feedback_app.health import Health
+from feedback_app.sinks.counting import CountingSink
+from feedback_app.topics import Topics
+from feedback_app.transport.source import Batch
+
+TOPICS = Topics("feedback", "feedback-repartition", "aggregates", "late", "dead", "changelog", 1)
+RULES = FoldRules(0, lambda agent_id: 0, TOPICS, 1_000, Lateness(0, 1_000), 1 << 60, keep_items=False)
+
+
+class Record:
+    """As confluent-kafka's ``Message``, as far as a fold looks at it."""
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+
+    def topic(self) -> str:
+        return TOPICS.feedback
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return self._offset
+
+    def timestamp(self) -> tuple[int, int]:
+        return (2, 0)
+
+    def value(self) -> bytes:
+        agent = self._offset % 7
+        return b'{"feedbackId":"f","agentId":"a%d","userId":"u","rating":"neutral","timestamp":5}' % agent
+
+
+class Owned:
+    """A partition that remembers what was committed."""
+
+    def __init__(self, *batches: Batch, aborts: int = 0) -> None:
+        self.turn = asyncio.Lock()
+        self.turn_wanted = self.folding = False
+        self.silent_since_ms = 0
+        self.state = SimpleNamespace(record=PartitionRecord(), aggregate=lambda key: None)
+        self.inbox: asyncio.Queue[Batch] = asyncio.Queue()
+        for batch in batches:
+            self.inbox.put_nowait(batch)
+        self.committed: list[int] = []
+        self.aborts = aborts
+
+    async def commit(self, transaction: Transaction) -> None:
+        if self.aborts:
+            self.aborts -= 1
+            raise Aborted("aborted on purpose")
+        self.committed.append(transaction.record.offsets[TOPICS.feedback])
+
+
+class Table:
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.read_again_calls = 0
+
+    def ask_for_more(self, batch: Batch) -> None:
+        self.asked.append(batch.end)
+
+    def read_again(self, owned: Any) -> None:
+        self.read_again_calls += 1
+
+
+def batch(start: int, size: int, *, more: bool = True) -> Batch:
+    records = cast(Any, [Record(offset) for offset in range(start, start + size)])
+    return Batch(TOPICS.feedback, 0, start, start + size, records, more=more)
+
+
+def batches(*sizes: int) -> list[Batch]:
+    """Batches that follow each other; the last one is the end of the topic."""
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    return [batch(start, size, more=start + size < sum(sizes)) for start, size in zip(starts, sizes, strict=True)]
+
+
+async def run(owned: Owned, until: Sequence[int]) -> Table:
+    """Let a folder work until *until* was committed."""
+    table = Table()
+    folder = Folder(cast(Any, table), CountingSink(), SystemClock(), Health())
+    task = asyncio.create_task(folder.run(cast(Any, owned), RULES))
+    try:
+        async with asyncio.timeout(10):
+            while owned.committed != list(until):
+                assert owned.committed == list(until)[: len(owned.committed)]
+                await asyncio.sleep(0.001)
+    finally:
+        task.cancel()
+    return table
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedback, "SLICE", 10)
+    monkeypatch.setattr(feedback, "_FOLD_RECORDS", 100)
+    monkeypatch.setattr(feedback, "_FOLLOWS_S", 5.0)
+
+
+async def test_batches_that_are_there_become_one_transaction() -> None:
+    table = await run(Owned(*batches(30, 30, 30)), [90])
+    assert table.asked == [30, 60, 90], "each batch makes room for the next as soon as it is decoded"
+
+
+async def test_a_fold_that_is_large_enough_is_committed() -> None:
+    await run(Owned(*batches(60, 60, 60)), [120, 180])
+
+
+async def test_a_fold_that_holds_much_is_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedback, "_FOLD_HOLDS", 7)
+    await run(Owned(*batches(30, 30)), [30, 60])
+
+
+async def test_a_batch_that_is_on_its_way_is_waited_for() -> None:
+    first, second = batches(30, 30)
+    owned = Owned(first)
+    asyncio.get_running_loop().call_later(0.1, owned.inbox.put_nowait, second)
+    await run(owned, [60])
+
+
+async def test_a_batch_that_does_not_come_is_not_waited_for_any_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedback, "_FOLLOWS_S", 0.01)
+    first, _ = batches(30, 30)
+    await run(Owned(first), [30])
+
+
+@pytest.mark.parametrize("only", [batch(0, 30, more=False), batch(0, 9)])
+async def test_nothing_is_waited_for_at_the_end_or_when_traffic_comes_in_drops(only: Batch) -> None:
+    owned = Owned(only)
+    async with asyncio.timeout(2):  # less than a batch would be waited for
+        await run(owned, [only.end])
+
+
+async def test_a_close_pass_that_waits_for_its_turn_gets_it_after_the_batch() -> None:
+    owned = Owned(*batches(30, 30))
+    owned.turn_wanted = True
+    await run(owned, [30, 60])
+
+
+async def test_what_was_aborted_is_read_again() -> None:
+    owned = Owned(*batches(30), aborts=1)
+    task = asyncio.create_task(run(owned, [30]))
+    await asyncio.sleep(0.2)
+    assert owned.committed == []
+    owned.inbox.put_nowait(batch(0, 30, more=False))
+    table = await task
+    assert table.read_again_calls == 1
