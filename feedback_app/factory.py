@@ -42,6 +42,7 @@ from feedback_app.transport.signs import faust_signs
 from feedback_app.watch import WatchedWorker, leave
 from feedback_app.web.agents import agent_views
 from feedback_app.web.answers import plain_answers
+from feedback_app.web.events import Ingest, event_views
 from feedback_app.web.health import health_views
 from feedback_app.web.token import open_to_others, token_guard
 from tables.feedback_windows import FeedbackWindows
@@ -104,6 +105,7 @@ class FeedbackApp(faust.App):
     health: Health
     liveness: Liveness
     windows: FeedbackWindows
+    ingest: Ingest
 
     def _new_transport(self) -> Transport:
         return BatchTransport(self.conf.broker_consumer, self)
@@ -115,8 +117,10 @@ class FeedbackApp(faust.App):
         await super().on_start()
 
     async def on_stop(self) -> None:
-        """Give the partitions up, then let go of the database."""
+        """Give the partitions up, and answer the requests that wait for the broker; then let go of the database."""
+        closing = asyncio.create_task(self.ingest.close())
         await super().on_stop()
+        await closing
         await self.sink.close()
 
     async def crash(self, reason: BaseException) -> None:
@@ -138,6 +142,7 @@ class FeedbackApp(faust.App):
             yield from faust_signs(self)
             yield from cast(BatchConsumer, self._consumer).signs()
             yield from self.windows.signs()
+            yield from self.ingest.signs()
 
     async def ping(self) -> None:
         """Return once the consumer's thread has answered; at once while there is none yet."""
@@ -240,11 +245,13 @@ def create_app(
     app.sink = sink or MongoSink(settings, clock=clock)
     app.windows = FeedbackWindows(app, settings, topics, clock, app.liveness)
     app.tables.add(app.windows)
+    app.ingest = Ingest(settings, app.liveness)
     feedback_agent.register(app, app.windows, topics)
     _register_work(app, settings, topics, clock)
     for path, view in {
         **health_views(app.windows, app.health, app.liveness),
         **agent_views(app, app.windows, topics.partitions),
+        **event_views(app.ingest),
     }.items():
         app.page(path)(view)
     register_commands(app, settings)
