@@ -1,4 +1,4 @@
-"""Commands on the application: ``faust -A feedback_app simulate``, ``verify``, ``topics``, ``dead-letters``.
+"""Commands on the application: ``faust -A feedback_app simulate``, ``verify``, ``topics``, ``forget`` and others.
 
 None of them starts the worker's consumer or producer, and none joins its group.
 """
@@ -15,6 +15,7 @@ from faust.types import AppT
 
 from feedback_app.deadletters.commands import dead_letters
 from feedback_app.errors import FeedbackError
+from feedback_app.forgetting import count_items, erase_items, what_stays
 from feedback_app.progress import sending, waiting
 from feedback_app.provisioning import ensure_topics, inspect_topics
 from feedback_app.settings import Settings
@@ -89,6 +90,16 @@ def register_commands(app: AppT, settings: Settings) -> None:
     def topics(command: FeedbackCommand, check: bool, as_json: bool) -> int:
         """List the topics and how they fit the settings."""
         return _topics(settings, check=check, as_json=as_json or command.json)
+
+    @app.command(
+        option("--user-id", "user_id", required=True, metavar="ID", help="The user's id, as in the events."),
+        option("--yes", is_flag=True, help="Do not ask first."),
+        _AS_JSON,
+        base=FeedbackCommand,
+    )
+    def forget(command: FeedbackCommand, user_id: str, yes: bool, as_json: bool) -> int:
+        """Erase a user's items from the database, and say what stays."""
+        return _forget(settings, user_id, yes=yes, as_json=as_json or command.json)
 
     cli.add_command(dead_letters(settings))
 
@@ -171,6 +182,37 @@ def _topics(settings: Settings, *, check: bool, as_json: bool) -> int:
             if row["problem"]:
                 click.echo(row["problem"])
     return int(check and any(row["problem"] for row in rows))
+
+
+def _forget(settings: Settings, user_id: str, *, yes: bool, as_json: bool) -> int:
+    if not 1 <= len(user_id) <= 128 or "\x00" in user_id:
+        raise click.UsageError("--user-id has 1 to 128 characters, none of them NUL")
+    if not yes:
+        found = count_items(settings, user_id)
+        if found and not _confirmed(f"Erase {found:,} items of this user for good?"):
+            click.echo("Nothing was erased.", err=True)
+            return 1
+    with sending(None, "erasing", "items") as report:
+        erased = erase_items(settings, user_id, report)
+    stays = what_stays(settings)
+    if as_json:
+        _print({"erased": erased, "stays": stays}, as_json=True)
+        return 0
+    click.echo(f"{erased:,} items were erased. What stays:")
+    for where, what in stays.items():
+        click.echo(f"  {where}: {what}")
+    return 0
+
+
+def _confirmed(question: str) -> bool:
+    """Ask on stderr; no answer at all is a no."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        click.echo(err=True)
+        return False
 
 
 def _print(totals: dict[str, Any], *, as_json: bool) -> None:
