@@ -44,6 +44,7 @@ from feedback_app.web.agents import agent_views
 from feedback_app.web.answers import plain_answers
 from feedback_app.web.events import Ingest, event_views
 from feedback_app.web.health import health_views
+from feedback_app.web.partitions import partition_views
 from feedback_app.web.token import open_to_others, token_guard
 from tables.feedback_windows import FeedbackWindows
 from tables.partition import OwnedPartition, data_path
@@ -252,6 +253,7 @@ def create_app(
         **health_views(app.windows, app.health, app.liveness),
         **agent_views(app, app.windows, topics.partitions),
         **event_views(app.ingest),
+        **partition_views(app, app.windows, topics.partitions, topics.sources),
     }.items():
         app.page(path)(view)
     register_commands(app, settings)

@@ -112,7 +112,8 @@ def test_what_makes_no_sense_is_refused_in_one_line(run: Run, arguments: list[st
 
 
 @pytest.mark.parametrize(
-    "command", ["simulate", "verify", "topics", "forget", "dead-letters list", "dead-letters replay"]
+    "command",
+    ["simulate", "verify", "topics", "forget", "windows", "partitions", "dead-letters list", "dead-letters replay"],
 )
 def test_every_command_explains_itself(run: Run, command: str) -> None:
     result = run(*command.split(), "--help")
