@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import faust
+from aiohttp.web import AppRunner
 from faust.transport.base import Transport
 from faust.types.auth import CredentialsT
+from faust.types.web import Web
 from mode import Service
 
 from agents import feedback as feedback_agent
@@ -56,6 +58,9 @@ logger = logging.getLogger(__name__)
 _SESSION_S = 10.0
 #: How long members have to give up their partitions; above the deadline for that (``tables.partition``).
 _REBALANCE_S = 6.0
+
+#: How long clients can hold up the end of the web server, twice: in a page, and in what they still send to it.
+_FINISH_S = 0.5
 
 _RESUMING = "resuming"
 
@@ -107,6 +112,12 @@ class FeedbackApp(faust.App):
     liveness: Liveness
     windows: FeedbackWindows
     ingest: Ingest
+
+    def _new_web(self) -> Web:
+        web: Any = super()._new_web()
+        # Faust has no setting for it, and aiohttp would wait a minute for clients that do not finish a request.
+        web._runner = AppRunner(web.web_app, access_log=None, shutdown_timeout=_FINISH_S)
+        return cast(Web, web)
 
     def _new_transport(self) -> Transport:
         return BatchTransport(self.conf.broker_consumer, self)

@@ -393,9 +393,10 @@ async def test_closing_answers_all_requests_that_wait_for_the_broker_or_for_thei
     closing = asyncio.create_task(ingest_of(client).close())
     await until(lambda: ingest_of(client)._stopping)
     assert (await post(client, event()))[:2] == (503, {"error": page._PROBLEM_STOPPING})
-    await closing
-    assert (await waiting)[0] == 503
-    assert b" 503 " in await reader.readline()
+    async with asyncio.timeout(3):  # neither the broker's deadline nor that of the body
+        await closing
+        assert (await waiting)[0] == 503
+        assert b" 503 " in await reader.readline()
     writer.close()
     assert publisher.closed
 

@@ -7,8 +7,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http import HTTPStatus
 from itertools import count
 from typing import Any
@@ -86,18 +87,30 @@ def test_a_worker_with_requests_that_wait_for_a_broker_that_is_away_stops_in_tim
     worker = start_worker(ours)
     assert post(worker, event("f-0"))[0] == 202
     own_kafka.kill()
-    with socket.create_connection(("127.0.0.1", worker.port), timeout=15) as connection:
-        body = orjson.dumps(event("f-1"))
-        headers = f"Host: x\r\nAuthorization: Bearer {_TOKEN}\r\nContent-Type: application/json"
-        head = f"POST /feedback/events HTTP/1.1\r\n{headers}\r\nContent-Length: {len(body)}\r\n"
-        connection.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
-        assert b" 100 " in connection.recv(1_000)
-        connection.sendall(body)
+    body = orjson.dumps(event("f-1"))
+    with begun(worker, len(body)) as complete, begun(worker, 100) as incomplete, begun(worker, 1 << 30) as too_large:
+        complete.sendall(body)
+        incomplete.sendall(b"[")
+        assert b" 413 " in too_large.recv(10_000)
         assert worker.get("/health/live")[0] == 200  # by now the body has been read
         assert terminate(worker) == 0
-        answer = connection.recv(10_000)
-    assert b" 503 " in answer.partition(b"\r\n")[0]
-    assert b"may have arrived or still arrive" in answer
+        answers = [connection.recv(10_000) for connection in (complete, incomplete)]
+    assert [b" 503 " in answer.partition(b"\r\n")[0] for answer in answers] == [True, True]
+    assert b"may have arrived or still arrive" in answers[0]
+    assert b"nothing was sent" in answers[1]
+
+
+@contextmanager
+def begun(worker: WorkerProcess, length: int) -> Iterator[socket.socket]:
+    """Begin a request, and return once the worker waits for its body."""
+    with socket.create_connection(("127.0.0.1", worker.port), timeout=15) as connection:
+        headers = f"Host: x\r\nAuthorization: Bearer {_TOKEN}\r\nContent-Type: application/json"
+        head = f"POST /feedback/events HTTP/1.1\r\n{headers}\r\nContent-Length: {length}\r\n"
+        connection.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        answer = b""
+        while b"100 Continue\r\n\r\n" not in answer:
+            answer += connection.recv(1)
+        yield connection
 
 
 def event(feedback_id: str) -> dict[str, Any]:
