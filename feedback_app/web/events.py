@@ -245,12 +245,12 @@ def _events(body: bytes) -> list[Event | Invalid] | str:
     try:
         body.decode()
         one = bytes(_read_one(body))
-        values = [one] if one.startswith(b"{") else [bytes(raw) for raw in _read_list(body)]
+        raws = [one] if one.startswith(b"{") else _read_list(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _PROBLEM_BODY
-    if not 1 <= len(values) <= MOST_EVENTS:
+    if not 1 <= len(raws) <= MOST_EVENTS:
         return _PROBLEM_BODY
-    return list(decode(values))
+    return list(decode([bytes(raw) for raw in raws]))
 
 
 def _too_large() -> web.Response:
