@@ -1,4 +1,4 @@
-"""Commands on the application: ``faust -A feedback_app simulate``, ``verify``, ``topics``, ``dead-letters``.
+"""Commands on the application: ``faust -A feedback_app simulate``, ``verify``, ``topics``, ``forget`` and others.
 
 None of them starts the worker's consumer or producer, and none joins its group.
 """
@@ -6,23 +6,30 @@ None of them starts the worker's consumer or producer, and none joins its group.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
+from urllib.parse import quote
 
 import click
 import orjson
-from faust.cli.base import AppCommand, cli, option
+from faust.cli.base import AppCommand, argument, cli, option
 from faust.types import AppT
 
+from feedback_app.asking import ask
 from feedback_app.deadletters.commands import dead_letters
+from feedback_app.deadletters.letters import json_line
 from feedback_app.errors import FeedbackError
+from feedback_app.forgetting import count_items, erase_items, what_stays
 from feedback_app.progress import sending, waiting
 from feedback_app.provisioning import ensure_topics, inspect_topics
-from feedback_app.settings import Settings
+from feedback_app.settings import PREFIX, Settings
+from feedback_app.showing import show_partitions, show_windows
 from feedback_app.topics import Topics
 from feedback_app.traffic import Traffic, paced, scenario, send, spread
 from feedback_app.verification import Verdict, verify
 
 _INTERRUPTED = 130
+_TOKEN = option("--token", metavar="TEXT", help=f"The worker's token. [default: {PREFIX}WEB_TOKEN, which ps hides]")
 _AS_JSON = option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -89,6 +96,32 @@ def register_commands(app: AppT, settings: Settings) -> None:
     def topics(command: FeedbackCommand, check: bool, as_json: bool) -> int:
         """List the topics and how they fit the settings."""
         return _topics(settings, check=check, as_json=as_json or command.json)
+
+    @app.command(
+        option("--user-id", "user_id", required=True, metavar="ID", help="The user's id, as in the events."),
+        option("--yes", is_flag=True, help="Do not ask first."),
+        _AS_JSON,
+        base=FeedbackCommand,
+    )
+    def forget(command: FeedbackCommand, user_id: str, yes: bool, as_json: bool) -> int:
+        """Erase a user's items from the database, and say what stays."""
+        return _forget(settings, user_id, yes=yes, as_json=as_json or command.json)
+
+    url = option("--url", metavar="URL", help=f"A running worker's. [default: {_local(settings)}]")
+
+    @app.command(argument("agent_id"), url, _TOKEN, _AS_JSON, base=FeedbackCommand)
+    def windows(command: FeedbackCommand, agent_id: str, url: str | None, token: str | None, as_json: bool) -> int:
+        """Show an agent's open windows, as a running worker has them."""
+        if not 1 <= len(agent_id) <= 128:
+            raise click.UsageError("an agent's id has 1 to 128 characters")
+        path = f"/feedback/agents/{quote(agent_id, safe='', errors='surrogateescape')}"
+        return _asked(settings, path, url, token, None if as_json or command.json else show_windows)
+
+    @app.command(url, _TOKEN, _AS_JSON, base=FeedbackCommand)
+    def partitions(command: FeedbackCommand, url: str | None, token: str | None, as_json: bool) -> int:
+        """Show all partitions: who owns each, and how far it is. Exit code 1 when a worker did not answer."""
+        show = None if as_json or command.json else show_partitions
+        return _asked(settings, "/feedback/partitions", url, token, show)
 
     cli.add_command(dead_letters(settings))
 
@@ -171,6 +204,55 @@ def _topics(settings: Settings, *, check: bool, as_json: bool) -> int:
             if row["problem"]:
                 click.echo(row["problem"])
     return int(check and any(row["problem"] for row in rows))
+
+
+def _forget(settings: Settings, user_id: str, *, yes: bool, as_json: bool) -> int:
+    if not 1 <= len(user_id) <= 128 or "\x00" in user_id:
+        raise click.UsageError("--user-id has 1 to 128 characters, none of them NUL")
+    if not yes:
+        found = count_items(settings, user_id)
+        if found and not _confirmed(f"Erase {found:,} items of this user for good?"):
+            click.echo("Nothing was erased.", err=True)
+            return 1
+    with sending(None, "erasing", "items") as report:
+        erased = erase_items(settings, user_id, report)
+    stays = what_stays(settings)
+    if as_json:
+        _print({"erased": erased, "stays": stays}, as_json=True)
+        return 0
+    click.echo(f"{erased:,} items were erased. What stays:")
+    for where, what in stays.items():
+        click.echo(f"  {where}: {what}")
+    return 0
+
+
+def _asked(
+    settings: Settings, path: str, url: str | None, token: str | None, show: Callable[[dict[str, Any]], None] | None
+) -> int:
+    """Ask a worker and show its answer, by default as JSON."""
+    if token is None and settings.web_token is not None:
+        token = settings.web_token.get_secret_value()
+    answer = ask(url or _local(settings), path, token)
+    if show is None:
+        click.echo(json_line(answer))
+    else:
+        show(answer)
+    return int(bool(answer.get("unanswered")))
+
+
+def _local(settings: Settings) -> str:
+    return f"http://localhost:{settings.web_port}"
+
+
+def _confirmed(question: str) -> bool:
+    """Ask on stderr; no answer at all is a no."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        click.echo(err=True)
+        return False
 
 
 def _print(totals: dict[str, Any], *, as_json: bool) -> None:

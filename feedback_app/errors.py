@@ -50,3 +50,7 @@ class Aborted(FeedbackError):
 
 class PublishError(FeedbackError):
     """A feedback event could not be handed to Kafka."""
+
+
+class QueueFull(PublishError):
+    """Too many events wait for the broker already."""

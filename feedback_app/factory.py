@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import faust
+from aiohttp.web import AppRunner
 from faust.transport.base import Transport
 from faust.types.auth import CredentialsT
+from faust.types.web import Web
 from mode import Service
 
 from agents import feedback as feedback_agent
@@ -42,7 +44,9 @@ from feedback_app.transport.signs import faust_signs
 from feedback_app.watch import WatchedWorker, leave
 from feedback_app.web.agents import agent_views
 from feedback_app.web.answers import plain_answers
+from feedback_app.web.events import Ingest, event_views
 from feedback_app.web.health import health_views
+from feedback_app.web.partitions import partition_views
 from feedback_app.web.token import open_to_others, token_guard
 from tables.feedback_windows import FeedbackWindows
 from tables.partition import OwnedPartition, data_path
@@ -54,6 +58,9 @@ logger = logging.getLogger(__name__)
 _SESSION_S = 10.0
 #: How long members have to give up their partitions; above the deadline for that (``tables.partition``).
 _REBALANCE_S = 6.0
+
+#: How long clients can hold up the end of the web server, twice: in a page, and in what they still send to it.
+_FINISH_S = 0.5
 
 _RESUMING = "resuming"
 
@@ -104,6 +111,13 @@ class FeedbackApp(faust.App):
     health: Health
     liveness: Liveness
     windows: FeedbackWindows
+    ingest: Ingest
+
+    def _new_web(self) -> Web:
+        web: Any = super()._new_web()
+        # Faust has no setting for it, and aiohttp would wait a minute for clients that do not finish a request.
+        web._runner = AppRunner(web.web_app, access_log=None, shutdown_timeout=_FINISH_S)
+        return cast(Web, web)
 
     def _new_transport(self) -> Transport:
         return BatchTransport(self.conf.broker_consumer, self)
@@ -115,8 +129,10 @@ class FeedbackApp(faust.App):
         await super().on_start()
 
     async def on_stop(self) -> None:
-        """Give the partitions up, then let go of the database."""
+        """Give the partitions up, and answer the requests that wait for the broker; then let go of the database."""
+        closing = asyncio.create_task(self.ingest.close())
         await super().on_stop()
+        await closing
         await self.sink.close()
 
     async def crash(self, reason: BaseException) -> None:
@@ -138,6 +154,7 @@ class FeedbackApp(faust.App):
             yield from faust_signs(self)
             yield from cast(BatchConsumer, self._consumer).signs()
             yield from self.windows.signs()
+            yield from self.ingest.signs()
 
     async def ping(self) -> None:
         """Return once the consumer's thread has answered; at once while there is none yet."""
@@ -240,11 +257,14 @@ def create_app(
     app.sink = sink or MongoSink(settings, clock=clock)
     app.windows = FeedbackWindows(app, settings, topics, clock, app.liveness)
     app.tables.add(app.windows)
+    app.ingest = Ingest(settings, app.liveness)
     feedback_agent.register(app, app.windows, topics)
     _register_work(app, settings, topics, clock)
     for path, view in {
         **health_views(app.windows, app.health, app.liveness),
         **agent_views(app, app.windows, topics.partitions),
+        **event_views(app.ingest),
+        **partition_views(app, app.windows, topics.partitions, topics.sources),
     }.items():
         app.page(path)(view)
     register_commands(app, settings)

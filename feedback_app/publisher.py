@@ -11,7 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -19,7 +21,7 @@ import orjson
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from feedback_app.connections import librdkafka_config, open_client, refusal
-from feedback_app.errors import PublishError
+from feedback_app.errors import PublishError, QueueFull
 from feedback_app.models import FeedbackEvent, validate
 from feedback_app.settings import Settings
 from feedback_app.topics import MAX_INPUT_BYTES, Topics
@@ -33,6 +35,12 @@ _DELIVERY_TIMEOUT_S = 120.0
 _CLOSE_TIMEOUT_S = 30.0
 #: How long a failure can stay untold when nobody publishes any more.
 _IDLE_POLL_S = 0.5
+#: What :meth:`FeedbackPublisher.offer` lets wait for the broker at most: a quarter of a second's worth, so that an
+#: outage is told soon and costs little memory.
+_OFFERED_EVENTS = 10_000
+_OFFERED_BYTES = 32 << 20
+#: How long closing can be held up by the thread that serves confirmations.
+_CONFIRM_POLL_S = 0.1
 _LOG_EVERY_S = 10.0
 #: How often a flush looks whether the broker refuses us; and how long a broker that has refused us may take to answer.
 _LOOK_S = 0.5
@@ -55,6 +63,23 @@ def encoded(event: FeedbackEvent) -> bytes:
     return orjson.dumps({name: value for name, value in event.items() if value is not None})
 
 
+class _Offered:
+    """Records that were offered together: what became of each."""
+
+    def __init__(self, count: int) -> None:
+        self.outcome: Future[list[str]] = Future()
+        self.outcome.set_running_or_notify_cancel()  # from here on nobody can cancel it
+        self._errors = [""] * count
+        self._unanswered = set(range(count))
+
+    def answered(self, index: int, error: str) -> None:
+        """Note the outcome of one record."""
+        self._errors[index] = error
+        self._unanswered.remove(index)
+        if not self._unanswered:
+            self.outcome.set_result(self._errors)
+
+
 class FeedbackPublisher:
     """Sends feedback events to Kafka; safe to share between threads.
 
@@ -71,8 +96,13 @@ class FeedbackPublisher:
         *,
         on_failure: OnFailure | None = None,
         delivery_timeout_s: float = _DELIVERY_TIMEOUT_S,
+        confirms: bool = False,
     ) -> None:
         """Prepare, and connect in the background.
+
+        Args:
+            confirms: also hear of what was delivered, as :meth:`offer` needs it. That takes the interpreter for a
+                moment at every event, which :meth:`publish` can do without.
 
         Raises:
             SettingsError: a file with a certificate or a key is not what it should be.
@@ -85,6 +115,8 @@ class FeedbackPublisher:
         self._last_error = ""
         self._refusal = ""
         self._quiet_until = 0.0
+        self._confirms = confirms
+        self._offered_events = self._offered_bytes = 0
         config = librdkafka_config(
             settings,
             # The partitioner of Java clients, which the workers expect; librdkafka's own default is another.
@@ -97,14 +129,15 @@ class FeedbackPublisher:
             message_timeout_ms=round(delivery_timeout_s * 1000),
             queue_buffering_max_messages=_QUEUED_EVENTS,
             queue_buffering_max_kbytes=_QUEUED_KBYTES,
-            delivery_report_only_error=True,
+            delivery_report_only_error=not confirms,
         )
         # Our own logger tells of broken connections; librdkafka would write to stderr as well.
         config.update(error_cb=self._on_error, on_delivery=self._on_delivery)
         self._producer: Producer = open_client(Producer, config)
         self._busy = False
         self._closed = threading.Event()
-        self._poller = threading.Thread(target=self._poll_while_idle, name="feedback-publisher", daemon=True)
+        poll = self._poll if confirms else self._poll_while_idle
+        self._poller = threading.Thread(target=poll, name="feedback-publisher", daemon=True)
         self._poller.start()
 
     def publish(self, event: Mapping[str, Any]) -> None:
@@ -146,6 +179,52 @@ class FeedbackPublisher:
             except KafkaException as error:
                 raise PublishError(f"not sent: {error.args[0].str()}") from error
         self._producer.poll(0)
+
+    def offer(self, records: Sequence[tuple[bytes, bytes]]) -> Future[list[str]]:
+        """Queue one or more valid events (key and value), all or none, without ever blocking: for an event loop.
+
+        At most 10,000 events and 32 MiB that were offered may be unanswered. What becomes of them is told by the future
+        alone, and neither to *on_failure* nor by :meth:`flush`. It can't be cancelled, and is done within the delivery
+        timeout, or with :meth:`close`.
+
+        Returns:
+            A future of one text for each record, in their order: empty once all in-sync replicas have it, else why it
+            is given up. One that was given up may have arrived all the same: its acknowledgement can be what was lost.
+
+        Raises:
+            QueueFull: nothing was queued; try again later.
+            PublishError: nothing was queued: the publisher is closed, or can't go on and has to be replaced.
+        """
+        assert self._confirms, "the publisher was made without confirms=True"
+        if self._closed.is_set():
+            raise PublishError("the publisher is closed")
+        sizes = [len(key) + len(value) for key, value in records]
+        with self._lock:
+            if (
+                self._offered_events + len(records) > _OFFERED_EVENTS
+                or self._offered_bytes + sum(sizes) > _OFFERED_BYTES
+            ):
+                raise QueueFull
+            self._offered_events += len(records)
+            self._offered_bytes += sum(sizes)
+        offered = _Offered(len(records))
+        for index, (key, value) in enumerate(records):
+            told = partial(self._on_answered, offered, index, sizes[index])
+            try:
+                self._producer.produce(self._topic, value, key, -1, told)
+            except (BufferError, KafkaException) as error:
+                reason = error.args[0].str() if isinstance(error, KafkaException) else "the queue is full"
+                for left in range(index, len(records)):
+                    self._answer(offered, left, sizes[left], reason)
+                if index == 0:
+                    raise (QueueFull() if isinstance(error, BufferError) else PublishError(reason)) from None
+                break
+        return offered.outcome
+
+    @property
+    def works(self) -> bool:
+        """Whether it can still hear of deliveries; False once it is closed."""
+        return self._poller.is_alive()
 
     def flush(self, timeout: float = _CLOSE_TIMEOUT_S) -> None:
         """Wait until everything queued is delivered.
@@ -212,6 +291,17 @@ class FeedbackPublisher:
             # It may be running on our own thread: one bad report must not end the telling of later ones.
             logger.exception("on_failure raised")
 
+    def _on_answered(
+        self, offered: _Offered, index: int, size: int, error: KafkaError | None, message: Message
+    ) -> None:
+        self._answer(offered, index, size, "" if error is None else error.str())
+
+    def _answer(self, offered: _Offered, index: int, size: int, error: str) -> None:
+        with self._lock:
+            self._offered_events -= 1
+            self._offered_bytes -= size
+        offered.answered(index, error)
+
     def _refused(self) -> str:
         """Say why the broker refuses us; empty when it does not, or not any more."""
         if not self._refusal:
@@ -243,3 +333,8 @@ class FeedbackPublisher:
                 self._busy = False
             else:
                 self._producer.poll(0)
+
+    def _poll(self) -> None:
+        """Serve delivery reports as they come."""
+        while not self._closed.is_set():
+            self._producer.poll(_CONFIRM_POLL_S)

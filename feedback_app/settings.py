@@ -21,6 +21,8 @@ _BROKER = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]+)(?::(?P<port>[0-9]{
 _Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[a-zA-Z0-9._-]+$")]
 _Positive = Annotated[int, Field(gt=0)]
 _Milliseconds = Annotated[int, Field(ge=0)]
+#: MongoDB takes no more.
+_Expiry = Annotated[int, Field(gt=0, le=2_147_483_647)]
 
 
 class BrokerSecurity(StrEnum):
@@ -95,6 +97,8 @@ class Settings(BaseSettings):
     retention_ms: _Milliseconds = 3_600_000
     max_future_ms: _Milliseconds = 300_000
     store_items: bool = True
+    items_expire_after_s: _Expiry | None = None
+    windows_expire_after_s: _Expiry | None = None
 
     data_dir: Path = Path("./data")
     web_host: str = "127.0.0.1"
@@ -151,6 +155,17 @@ class Settings(BaseSettings):
             # One Kafka client would look for both in one file, and the other would connect without a certificate.
             raise ValueError(
                 f"{PREFIX}BROKER_CERT_FILE and {PREFIX}BROKER_KEY_FILE need each other; it may be one file for both"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _windows_do_not_expire_while_they_can_change(self) -> Self:
+        changes_ms = self.batch_time_ms + self.grace_ms + self.retention_ms
+        if self.windows_expire_after_s is not None and self.windows_expire_after_s * 1_000 <= changes_ms:
+            raise ValueError(
+                f"{PREFIX}WINDOWS_EXPIRE_AFTER_S={self.windows_expire_after_s}: must be more than "
+                f"{changes_ms // 1_000}, the seconds for which a window can change: {PREFIX}BATCH_TIME_MS + "
+                f"{PREFIX}GRACE_MS + {PREFIX}RETENTION_MS"
             )
         return self
 

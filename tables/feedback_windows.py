@@ -96,6 +96,12 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         ownership = self._owned.get(partition)
         return ownership.partition if ownership and ownership.ready else None
 
+    def held(self) -> Iterator[tuple[int, OwnedPartition, bool]]:
+        """Yield number, partition and whether it is restored, of all that this worker owns. One that is not has no
+        state yet."""
+        for number, ownership in sorted(self._owned.items()):
+            yield number, ownership.partition, ownership.ready
+
     def accept(self, batch: Batch) -> None:
         """Hand a fetched batch to its partition; one that has been given up since the fetch drops it."""
         self._consumer.arrived(batch)

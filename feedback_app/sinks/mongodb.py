@@ -1,4 +1,4 @@
-"""MongoDB as the sink: the only module that uses motor, and the only one that writes to MongoDB.
+"""MongoDB as the sink: the only module that uses motor, and the only one through which a worker writes to MongoDB.
 
 An upsert is done here in two unordered bulk writes, and mostly in one: *insert* everything, then *replace* what turned
 out to be there already. Measured on SecantusDB with ``--sync-on-commit`` and batches of 1,000: 4,000 new window
@@ -28,6 +28,7 @@ from feedback_app.core.documents import Document, date
 from feedback_app.errors import SettingsError
 from feedback_app.settings import PREFIX, Settings
 from feedback_app.sinks import Outcome, SinkUnavailable
+from feedback_app.sinks.expiry import EXPIRY, plan
 from feedback_app.sinks.failures import SOME_DOCUMENT_AT_FAULT, Failure, Written, describe
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ _CLOSE_S: Final = 2.0
 _ATTEMPTS: Final = 2
 _IDS_IN_ONE_QUERY: Final = 1_000
 _INDEX_CONFLICTS: Final = frozenset({85, 86})
+_INDEX_NOT_FOUND: Final = 27
 
 
 class MongoSink:
@@ -80,6 +82,8 @@ class MongoSink:
             SettingsError: the driver does not understand the URL.
         """
         self._clock = clock or SystemClock()
+        self._items_expire_after_s = settings.items_expire_after_s
+        self._windows_expire_after_s = settings.windows_expire_after_s
         command_timeout_s = command_timeout_s or _COMMAND_S + _OPERATION_S * settings.batch_size
         self._client = _connect(settings, server_selection_timeout_s, command_timeout_s)
         database = self._client.get_database(settings.mongodb_database)
@@ -95,20 +99,62 @@ class MongoSink:
         )
 
     async def prepare(self) -> None:
-        """Create the indexes of the windows that are missing. It can be called any number of times.
+        """Create the indexes that are missing, and let documents expire as the settings say. It can be called any
+        number of times.
 
         Raises:
             SinkUnavailable: nothing is known of them; repeat.
         """
         by_agent = IndexModel([("agentId", pymongo.ASCENDING), ("windowStart", pymongo.ASCENDING)])
-        by_end = IndexModel([("windowEnd", pymongo.ASCENDING)])
-        for index in (by_agent, by_end):
+        try:
+            await self._create(self._windows, by_agent)
+            await self._let_expire(self._windows, "windowEnd", self._windows_expire_after_s, wanted_anyway=True)
+            await self._let_expire(self._items, "timestamp", self._items_expire_after_s, wanted_anyway=False)
+        except PyMongoError as error:
+            raise SinkUnavailable(describe(error)) from None
+
+    async def _create(self, collection: _Collection, index: IndexModel) -> None:
+        try:
+            await collection.create_indexes([index])
+        except OperationFailure as error:
+            if error.code not in _INDEX_CONFLICTS:
+                raise
+            logger.warning("an index on the same fields is there and is left as it is: %s", describe(error))
+
+    async def _let_expire(
+        self, collection: _Collection, field: str, after_s: int | None, *, wanted_anyway: bool
+    ) -> None:
+        """Bring the index on *field* in line with the settings. Several workers may do so at once."""
+        existing = await collection.list_indexes().to_list(None)
+        todo = plan(existing, field, after_s, wanted_anyway=wanted_anyway)
+        if todo.problem:
+            logger.error("%s: documents do not expire as configured: %s", collection.name, todo.problem)
+        for name in todo.drop:
+            await self._drop(collection, name)
+        if todo.create_plain:
+            await self._create(collection, IndexModel([(field, pymongo.ASCENDING)]))
+        create = todo.create
+        if todo.change:
+            change = {"name": EXPIRY, "expireAfterSeconds": after_s}
             try:
-                await self._windows.create_indexes([index])
-            except PyMongoError as error:
-                if not isinstance(error, OperationFailure) or error.code not in _INDEX_CONFLICTS:
-                    raise SinkUnavailable(describe(error)) from None
-                logger.warning("an index on the same fields is there and is left as it is: %s", describe(error))
+                await collection.database.command("collMod", collection.name, index=change)
+            except OperationFailure as error:  # not every server that speaks the protocol can do that
+                logger.info("%s: the index is made anew: %s", collection.name, describe(error))
+                await self._drop(collection, EXPIRY)
+                create = True
+        if create and after_s is not None:
+            index = IndexModel([(field, pymongo.ASCENDING)], name=EXPIRY, expireAfterSeconds=after_s)
+            await self._create(collection, index)
+        if create or todo.change or EXPIRY in todo.drop:
+            shown = "never" if after_s is None else f"{after_s} s after their {field}"
+            logger.info("%s: documents expire %s from now on", collection.name, shown)
+
+    async def _drop(self, collection: _Collection, name: str) -> None:
+        try:
+            await collection.drop_index(name)
+        except OperationFailure as error:
+            if error.code != _INDEX_NOT_FOUND:  # another worker was faster
+                raise
 
     async def upsert_windows(self, documents: Sequence[Document]) -> Outcome:
         """See ``feedback_app.sinks.Sink``. Each ``_id`` is expected once."""

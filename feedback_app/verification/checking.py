@@ -11,7 +11,7 @@ from confluent_kafka import Message
 
 from feedback_app.core.events import Headers, Origin
 from feedback_app.core.headers import headers_of, is_mark, origin_of
-from feedback_app.core.state import OPEN, PARTITION_RECORD_KEY, PartitionRecord
+from feedback_app.core.state import BEGINNING, OPEN, PARTITION_RECORD_KEY, PartitionRecord
 from feedback_app.errors import BrokerError, TopicMismatch
 from feedback_app.models import decode
 from feedback_app.provisioning import WINDOWS_COLLECTION, inspect_topics, open_database
@@ -25,6 +25,8 @@ from feedback_app.verification.recount import Recount, Undecidable
 #: Between two looks at whether the worker is done.
 _LOOK_EVERY_S = 0.5
 _DOCUMENTS_AT_ONCE = 5_000
+#: By how much the database's clock may be ahead of ours.
+_CLOCKS_DIFFER_MS = 60_000
 
 Report = Callable[[str], None]
 
@@ -146,7 +148,14 @@ class _Check:
         with open_database(settings) as database:
             for document in database[WINDOWS_COLLECTION].find({}, batch_size=_DOCUMENTS_AT_ONCE):
                 recount.add_document(document)
-        return recount.verdict()
+        return recount.verdict(self._expired_until())
+
+    def _expired_until(self) -> int:
+        """Return up to which end windows may have lost their documents by now."""
+        after_s = self._settings.windows_expire_after_s
+        if after_s is None:
+            return BEGINNING
+        return time.time_ns() // 1_000_000 - after_s * 1_000 + _CLOCKS_DIFFER_MS
 
     def _behind(self) -> tuple[str, dict[str, dict[int, int]]]:
         """Return why the group is not at the end of the source topics, empty if it is, and where these end."""

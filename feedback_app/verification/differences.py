@@ -27,6 +27,7 @@ class Verdict:
         replayed: dead letters that were sent again, each as a record of the input.
         open: open windows. They are no differences; each stands for its document, if there is one yet.
         documents: window documents.
+        expired: windows whose documents have expired; their last aggregated events stand for them.
         aggregated_events: distinct event ids.
         missing: things that must be there and are not: a window's document, a letter, an aggregated event.
         extra: things that must not be there: a document of no record, a second letter, a second aggregated event.
@@ -43,6 +44,7 @@ class Verdict:
     open: int = 0
     documents: int = 0
     aggregated_events: int = 0
+    expired: int = 0
     missing: int = 0
     extra: int = 0
     different: int = 0

@@ -16,7 +16,7 @@ from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksu
 from feedback_app.core.documents import Document, window_document
 from feedback_app.core.events import Decoded, Event, Headers, Invalid, Origin
 from feedback_app.core.partitioning import partitioner
-from feedback_app.core.state import PartitionRecord, window_of
+from feedback_app.core.state import BEGINNING, PartitionRecord, window_of
 from feedback_app.core.windows import Window, window_end
 from feedback_app.verification.differences import Differences, Verdict, explain_window
 from feedback_app.verification.letters import InputRecord, Letter, Letters, name
@@ -156,8 +156,12 @@ class Recount:
         revision = document.get("revision")
         self._check_events(window, revision if isinstance(revision, int) else 0, document)
 
-    def verdict(self) -> Verdict:
-        """Compare what is left, and say how it all came out."""
+    def verdict(self, expired_until: int = BEGINNING) -> Verdict:
+        """Compare what is left, and say how it all came out.
+
+        Args:
+            expired_until: the document of a window that ends at or before this may have expired.
+        """
         for window, aggregate in self._open.items():
             self._counted += aggregate.count
             expected = self._expected.pop(window, None)
@@ -168,9 +172,14 @@ class Recount:
             elif problem := explain_window(window, window_document(window, aggregate), expected):
                 self._differences.different(f"open {problem}")
             self._check_events(window, aggregate.revision, None)
+        expired = 0
         for (agent_id, start, size), expected in self._expected.items():
-            window_name = Window(agent_id, start, size).document_id
-            self._differences.missing(f"window {window_name}: a document of {expected.count} records")
+            window = Window(agent_id, start, size)
+            if window.end <= expired_until:
+                self._check_last_event(window, expected)
+                expired += 1
+            else:
+                self._differences.missing(f"window {window.document_id}: a document of {expected.count} records")
         for event_id in self._events:
             self._differences.extra(f"aggregated event {event_id}: no document says so")
         for letter in self._letters.left():
@@ -185,6 +194,7 @@ class Recount:
             open=len(self._open),
             documents=self._documents,
             aggregated_events=self._distinct_events,
+            expired=expired,
             missing=self._differences.missing_count,
             extra=self._differences.extra_count,
             different=self._differences.different_count,
@@ -250,6 +260,22 @@ class Recount:
             self._differences.missing(f"aggregated event {window.event_id(revision)}")
         elif latest != (document.get("count"), document.get("checksum")):
             self._differences.different(f"aggregated event {window.event_id(revision)}: not what the document says")
+
+    def _check_last_event(self, window: Window, expected: Aggregate) -> None:
+        """Check the last aggregated event of a window in place of its document."""
+        revision, last = 0, None
+        while (event := self._events.pop(window.event_id(revision), None)) is not None:
+            revision, last = revision + 1, event
+        if last is None:
+            self._differences.missing(f"aggregated event {window.event_id(0)}, and the document has expired")
+            return
+        count = last[0]
+        self._counted += count if isinstance(count, int) else 0
+        if last != (expected.count, expected.checksum):
+            self._differences.different(
+                f"aggregated event {window.event_id(revision - 1)}: has count {count!r}, {expected.count} records "
+                "belong to the window, whose document has expired"
+            )
 
 
 def _named_window(document: Document) -> Window | None:

@@ -24,6 +24,7 @@ from tables.feedback_windows import FeedbackWindows
 #: Marks a request that another worker has passed on: it is passed on once at most, whatever the workers believe.
 FORWARDED: Final = "X-Feedback-Forwarded"
 _ANSWER_S: Final = 5.0
+_LARGEST_ANSWER: Final = 16 << 20
 _JSON: Final = "application/json"
 _ADDRESS: Final = re.compile(r"http://(\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]+)(:[0-9]{1,5})?/?")
 
@@ -65,14 +66,30 @@ def agent_views(app: Any, table: FeedbackWindows, partitions: int) -> dict[str, 
                     target, headers=headers, timeout=timeout, allow_redirects=False
                 ) as answer:
                     if answer.content_type == _JSON:
-                        return self.bytes(await answer.read(), content_type=_JSON, status=answer.status)
+                        return self.bytes(
+                            await limited(answer, _LARGEST_ANSWER), content_type=_JSON, status=answer.status
+                        )
                     reason = "it is no worker"
-            except (aiohttp.ClientError, TimeoutError) as error:
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 reason = type(error).__name__
             return self.json({"error": f"the owner of partition {number} does not answer: {reason}"}, status=502)
 
     # Faust's way of writing it would leave out an agentId with braces.
     return {"/feedback/agents/{agent_id:[^/]+}": Agent}
+
+
+async def limited(answer: aiohttp.ClientResponse, most: int) -> bytes:
+    """Return the body of an answer.
+
+    Raises:
+        ValueError: it has more than *most* bytes.
+    """
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > most:
+            raise ValueError("the answer is too large")
+    return bytes(body)
 
 
 def owner_of(metadata: Mapping[str, Mapping[str, Any]], changelog: str, number: int) -> str | None:

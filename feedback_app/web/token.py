@@ -38,7 +38,7 @@ def open_to_others(settings: Settings) -> str:
         return ""
     return (
         f"{PREFIX}WEB_HOST={settings.web_host!r} and no {PREFIX}WEB_TOKEN: whoever reaches port {settings.web_port} "
-        f"sees all pages; set {PREFIX}WEB_TOKEN"
+        f"sees all pages and can send events; set {PREFIX}WEB_TOKEN"
     )
 
 

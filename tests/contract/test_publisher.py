@@ -90,3 +90,24 @@ def test_a_record_that_no_topic_takes_is_refused_at_once(ready: Settings) -> Non
             publisher.publish_bytes(b"a", bytes(MAX_INPUT_BYTES + 1))
         publisher.publish_bytes(b"a", bytes(MAX_INPUT_BYTES - 1_000), partition=0)
     assert len(arrived(ready)[0]) == 1
+
+
+def test_what_is_offered_is_confirmed_once_it_is_there(ready: Settings) -> None:
+    with FeedbackPublisher(ready, confirms=True) as publisher:
+        assert publisher.works
+        outcomes = [publisher.offer([(b"%d" % n, b"%d" % m) for m in range(20)]) for n in range(10)]
+        assert [outcome.result(30) for outcome in outcomes] == [[""] * 20] * 10
+        found = sorted(record for records in arrived(ready).values() for record in records)
+        assert found == sorted((b"%d" % n, b"%d" % m) for n in range(10) for m in range(20))
+        assert publisher._offered_events == publisher._offered_bytes == 0
+    assert not publisher.works
+
+
+def test_what_is_offered_to_a_topic_that_is_not_there_is_told_as_not_delivered(
+    kafka: str, settings: Callable[..., Settings]
+) -> None:
+    ours = settings(kafka, mongodb_url="mongodb://127.0.0.1:1", topic_prefix="no-such-")
+    with FeedbackPublisher(ours, confirms=True, delivery_timeout_s=2) as publisher:
+        (error,) = publisher.offer([(b"a", b"1")]).result(30)
+        assert error
+        publisher.flush()  # it was told by the future, and is not told twice

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -235,6 +236,26 @@ def test_what_was_tampered_with_is_found(ours: Settings) -> None:
     assert (verdict.missing, verdict.extra, verdict.different) == (2, 2, 1), verdict.samples
     assert any(_names(line, changed) and "negative" in line for line in verdict.samples)
     assert any(_names(line, lost) and line.startswith("missing") for line in verdict.samples)
+
+
+def test_documents_that_have_expired_are_not_missing(ours: Settings) -> None:
+    scribe = Scribe(ours)
+    send(ours, 300)
+    scribe.fold()
+    scribe.close()
+    total = verify(ours).documents
+    with open_database(ours) as database:
+        oldest = database[WINDOWS_COLLECTION].find_one({}, sort=[("windowEnd", 1)])
+        assert oldest is not None
+        age_s = int((datetime.now(UTC) - oldest["windowEnd"]).total_seconds())
+        gone = database[WINDOWS_COLLECTION].delete_many({"windowEnd": oldest["windowEnd"]}).deleted_count
+    assert verify(ours).missing >= gone
+    verdict = verify(ours.model_copy(update={"windows_expire_after_s": max(1, age_s)}))
+    assert verdict.verified, verdict.samples
+    assert (verdict.expired, verdict.documents) == (gone, total - gone)
+    assert verdict.counted + verdict.late + verdict.dead_lettered == 300
+    # Where they can't have expired yet, they are missing.
+    assert verify(ours.model_copy(update={"windows_expire_after_s": age_s + 3_600})).missing >= gone
 
 
 def test_new_input_meanwhile_leaves_it_undecided(ours: Settings) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from pymongo.collection import Collection
 
+from feedback_app.embedded.process import free_port
+from feedback_app.provisioning import open_database
 from feedback_app.settings import PREFIX, Settings
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -37,6 +40,16 @@ def run(embedded_broker: str, settings: Callable[..., Settings], tmp_path: Path)
         return subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=60)
 
     return run
+
+
+@pytest.fixture
+def items(embedded_broker: str, settings: Callable[..., Settings]) -> Iterator[Collection[dict[str, Any]]]:
+    """The items of two users, the first of whom has more than fit into one batch."""
+    with open_database(settings(embedded_broker)) as database:
+        collection = database["feedback"]
+        collection.insert_many([{"_id": str(number), "userId": "other"} for number in range(3)])
+        collection.insert_many([{"_id": f"u-{number}", "userId": "ünloved"} for number in range(2_500)])
+        yield collection
 
 
 def last_line(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -98,11 +111,47 @@ def test_what_makes_no_sense_is_refused_in_one_line(run: Run, arguments: list[st
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", ["simulate", "verify", "topics", "dead-letters list", "dead-letters replay"])
+@pytest.mark.parametrize(
+    "command",
+    ["simulate", "verify", "topics", "forget", "windows", "partitions", "dead-letters list", "dead-letters replay"],
+)
 def test_every_command_explains_itself(run: Run, command: str) -> None:
     result = run(*command.split(), "--help")
     assert result.returncode == 0
     assert "--json" in result.stdout
+
+
+def test_forget_erases_the_items_of_one_user_and_says_what_stays(run: Run, items: Collection[dict[str, Any]]) -> None:
+    assert run("forget", "--user-id", "nobody").returncode == 0
+
+    asked = run("forget", "--user-id", "ünloved")
+    assert asked.returncode == 1
+    assert "Erase 2,500 items" in asked.stderr
+    assert "Nothing was erased." in asked.stderr
+    assert items.count_documents({}) == 2_503
+
+    erased = run("forget", "--user-id", "ünloved", "--yes", "--json")
+    assert erased.returncode == 0, erased.stderr
+    totals = last_line(erased)
+    assert totals["erased"] == 2_500
+    assert any(where.endswith("-feedback-late") for where in totals["stays"])
+    assert sorted(item["_id"] for item in items.find()) == ["0", "1", "2"]
+
+    again = run("forget", "--user-id", "ünloved", "--yes")
+    assert again.returncode == 0
+    assert again.stdout.startswith("0 items were erased. What stays:\n")
+    assert "until the topic's retention has passed" in again.stdout
+    assert "ünloved" not in erased.stdout + erased.stderr + again.stdout
+
+
+def test_forget_says_in_one_line_why_it_can_not(run: Run) -> None:
+    unreachable = f"mongodb://me:s3cret@127.0.0.1:{free_port()}"
+    result = run("forget", "--user-id", "u", "--yes", FEEDBACK_MONGODB_URL=unreachable)
+    assert result.returncode == 1
+    assert result.stderr.rstrip().rpartition("\n")[2].startswith("Error: FEEDBACK_MONGODB_URL=mongodb://127.0.0.1:")
+    assert "s3cret" not in result.stderr
+    for wrong in ([], ["--user-id", ""], ["--user-id", "x" * 129]):
+        assert run("forget", *wrong).returncode == 2
 
 
 def test_the_demo_counts_everything_and_ends_by_itself(tmp_path: Path) -> None:

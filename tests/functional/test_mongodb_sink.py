@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -348,13 +348,93 @@ async def test_indexes_are_created_once(sink: MongoSink, db: Database[Document])
 
 @pytest.mark.parametrize("code", [85, 86], ids=["IndexOptionsConflict", "IndexKeySpecsConflict"])
 async def test_an_index_of_an_operator_is_left_as_it_is(
-    sink: MongoSink, failing: Callable[..., Any], caplog: pytest.LogCaptureFixture, code: int
+    sink: MongoSink,
+    db: Database[Document],
+    failing: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+    code: int,
 ) -> None:
+    db["feedback_windows"].drop_indexes()
     with failing("createIndexes", errorCode=code):
         await sink.prepare()
     assert len([message for message in caplog.messages if "is left as it is" in message]) == 2
     with failing("createIndexes", errorCode=13), pytest.raises(SinkUnavailable):
         await sink.prepare()
+
+
+def expiries(db: Database[Document], collection: str) -> dict[str, int | None]:
+    """Return when documents expire, by the name of the index, less those that every collection has."""
+    found = db[collection].index_information()
+    return {
+        name: index.get("expireAfterSeconds")
+        for name, index in found.items()
+        if name not in {"_id_", "agentId_1_windowStart_1"}
+    }
+
+
+def expiring(config: Settings, windows: int | None, items: int | None) -> MongoSink:
+    return MongoSink(config.model_copy(update={"windows_expire_after_s": windows, "items_expire_after_s": items}))
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["", "no collMod"])
+async def test_expiry_follows_the_settings(
+    config: Settings, db: Database[Document], failing: Callable[..., Any], refused: bool
+) -> None:
+    async def prepare(windows: int | None, items: int | None) -> tuple[dict[str, int | None], dict[str, int | None]]:
+        sink = expiring(config, windows, items)
+        try:
+            await sink.prepare()
+            await sink.prepare()
+        finally:
+            await sink.close()
+        return expiries(db, "feedback_windows"), expiries(db, "feedback")
+
+    never: tuple[dict[str, int | None], dict[str, int | None]] = ({"windowEnd_1": None}, {})
+    assert await prepare(None, None) == never
+    assert await prepare(5_000, 60) == ({"feedback_app_expiry": 5_000}, {"feedback_app_expiry": 60})
+    with failing("collMod", errorCode=59) if refused else nullcontext():
+        assert await prepare(7_000, 30) == ({"feedback_app_expiry": 7_000}, {"feedback_app_expiry": 30})
+    assert await prepare(7_000, None) == ({"feedback_app_expiry": 7_000}, {})
+    assert await prepare(None, None) == never
+
+
+async def test_an_index_of_an_operator_is_neither_dropped_nor_changed(
+    config: Settings, db: Database[Document], caplog: pytest.LogCaptureFixture
+) -> None:
+    db["feedback"].create_index([("timestamp", 1)], name="mine")
+    db["feedback_windows"].create_index([("windowEnd", 1)], name="mine", expireAfterSeconds=9_000)
+    for windows, items in ((None, None), (5_000, 60)):
+        sink = expiring(config, windows, items)
+        await sink.prepare()
+        await sink.close()
+        assert (expiries(db, "feedback_windows"), expiries(db, "feedback")) == ({"mine": 9_000}, {"mine": None})
+    assert [message for message in caplog.messages if "do not expire as configured" in message] == [
+        f"{collection}: documents do not expire as configured: the index mine on {field} is somebody else's and in the "
+        "way: drop it"
+        for collection, field in (("feedback_windows", "windowEnd"), ("feedback", "timestamp"))
+    ]
+
+
+async def test_workers_may_prepare_at_once(config: Settings, db: Database[Document]) -> None:
+    db["feedback_windows"].create_index([("windowEnd", 1)])
+    sinks = [expiring(config, 5_000, 60) for _ in range(4)]
+    await asyncio.gather(*(sink.prepare() for sink in sinks))
+    for sink in sinks:
+        await sink.close()
+    assert (expiries(db, "feedback_windows"), expiries(db, "feedback")) == (
+        {"feedback_app_expiry": 5_000},
+        {"feedback_app_expiry": 60},
+    )
+
+
+async def test_a_window_that_has_expired_is_amended_all_the_same(sink: MongoSink, db: Database[Document]) -> None:
+    """The state has all of it: the document comes back whole."""
+    await sink.upsert_windows([window("agent", 2)])
+    db["feedback_windows"].delete_many({})  # as the database does it
+    amended = {**window("agent", 3), "revision": 1}
+    assert await sink.upsert_windows([amended]) == Outcome({}, {})
+    (document,) = stored(db["feedback_windows"]).values()
+    assert (document["count"], document["revision"]) == (3, 1)
 
 
 async def test_the_url_can_not_weaken_the_write_concern(settings: MakeSettings, database: EmbeddedDatabase) -> None:

@@ -99,6 +99,10 @@ async def serve() -> AsyncIterator[Callable[[FeedbackApp | web.Application], Any
         ("GET", "/<script>alert(1)</script>", 404),
         ("GET", "/feedback/agents/", 404),
         ("DELETE", "/feedback/agents/agent-1", 405),
+        ("GET", "/feedback/partitions", 200),
+        ("POST", "/feedback/events", 415),
+        ("GET", "/feedback/events", 405),
+        ("HEAD", "/feedback/events", 405),
         ("POST", "/health/live", 405),
     ],
 )

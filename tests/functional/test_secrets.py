@@ -36,6 +36,7 @@ MakeSettings = Callable[..., Settings]
 _TOKEN = "Töken/with+all=\"sorts'&%of"
 _WRITTEN = "what a user wrote/+é"
 _PAGES = ["/", "/health/live", "/health/ready", "/feedback/agents/agent-1", "/router/", "/router/topics", "/table/"]
+_PAGES += ["/feedback/partitions", "/feedback/events"]
 _PAGES += ["/performance/", "/assignment/", "/graph/", "/table/feedback_windows/", "/router/nothing/", "/nothing"]
 _WITHIN_S = 60.0
 
@@ -168,12 +169,17 @@ def test_a_worker_tells_no_secret(everything: Settings, database: SecureDatabase
         publish(everything, 0)
         until(lambda: stored(everything) == 5, _WITHIN_S)
         look()
+        shown.append(page(worker, "/feedback/events", _TOKEN, [{_WRITTEN: _WRITTEN, "rating": _WRITTEN}, _WRITTEN]))
+        assert shown[-1].startswith("422 ")
+        shown.append(page(worker, "/feedback/events", _TOKEN, [{"comment": _WRITTEN}, _WRITTEN, event(-1)]))
+        assert shown[-1].startswith("202 ")
+        until(lambda: stored(everything) == 6, _WITHIN_S)
         database.kill()
         publish(everything, 5)
         until(lambda: "waiting for the database" in page(worker, "/health/ready", ""), _WITHIN_S)
         look()
         database.start()
-        until(lambda: stored(everything) == 10, _WITHIN_S)
+        until(lambda: stored(everything) == 11, _WITHIN_S)
         process = worker._process
         assert process is not None
         process.send_signal(signal.SIGTERM)
@@ -182,7 +188,7 @@ def test_a_worker_tells_no_secret(everything: Settings, database: SecureDatabase
     assert "DEBUG" in output
     assert "SaslHandShakeRequest" in output, "aiokafka has to be heard, for this to show something"
     assert secrets.in_(output) == []
-    assert len(shown) == 3 * 3 * len(_PAGES)
+    assert len(shown) == 3 * 3 * len(_PAGES) + 2
     assert secrets.in_("\n".join(shown)) == []
 
 
@@ -265,16 +271,18 @@ def test_secrets_stay_secret_when_they_are_handed_on() -> None:
 def publish(settings: Settings, first: int) -> None:
     with FeedbackPublisher(settings) as publisher:
         for number in range(first, first + 5):
-            publisher.publish(
-                {
-                    "feedbackId": f"feedback-{number}",
-                    "agentId": f"agent-{number % 3}",
-                    "userId": "user",
-                    "rating": "positive",
-                    "comment": _WRITTEN,
-                    "timestamp": time.time_ns() // 1_000_000,
-                }
-            )
+            publisher.publish(event(number))
+
+
+def event(number: int) -> dict[str, Any]:
+    return {
+        "feedbackId": f"feedback-{number}",
+        "agentId": f"agent-{number % 3}",
+        "userId": "user",
+        "rating": "positive",
+        "comment": _WRITTEN,
+        "timestamp": time.time_ns() // 1_000_000,
+    }
 
 
 def stored(settings: Settings) -> int:
@@ -283,11 +291,13 @@ def stored(settings: Settings) -> int:
         return min(counted, database["feedback"].count_documents({}))
 
 
-def page(worker: WorkerProcess, path: str, token: str) -> str:
-    """Return a page, with its headers."""
+def page(worker: WorkerProcess, path: str, token: str, body: object = None) -> str:
+    """Return a page, with its headers; that for a POST where there is a *body*."""
     headers = {"Authorization": f"Bearer {token}".encode().decode("latin-1")} if token else {}
+    data = None if body is None else json.dumps(body).encode()
+    headers |= {"Content-Type": "application/json"} if data else {}
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(worker.url + path, headers=headers), timeout=10)
+        answer = urllib.request.urlopen(urllib.request.Request(worker.url + path, data, headers), timeout=10)
     except urllib.error.HTTPError as error:
         answer = error
     with answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from feedback_app import publisher as publisher_module
 from feedback_app.embedded.process import free_port
-from feedback_app.errors import PublishError
+from feedback_app.errors import PublishError, QueueFull
 from feedback_app.publisher import FailedDelivery, FeedbackPublisher
 from feedback_app.settings import Settings
 
@@ -30,8 +31,8 @@ SENT = {"feedbackId": "f-1", "agentId": "agent-1", "userId": "u-1", "rating": "p
 
 
 class FakeMessage:
-    def __init__(self, key: bytes | None, value: bytes | None) -> None:
-        self._key, self._value = key, value
+    def __init__(self, key: bytes | None, value: bytes | None, told: Any) -> None:
+        self._key, self._value, self.told = key, value, told
 
     def key(self) -> bytes | None:
         return self._key
@@ -55,12 +56,12 @@ class FakeProducer:
         self.where: list[int] = []
         FakeProducer.made.append(self)
 
-    def produce(self, topic: str, value: bytes | None, key: bytes | None, partition: int) -> None:
+    def produce(self, topic: str, value: bytes | None, key: bytes | None, partition: int, told: Any = None) -> None:
         if self.refusal is not None:
             raise self.refusal
         if len(self.queued) >= self.room:
             raise BufferError("Local: Queue full")
-        self.queued.append(FakeMessage(key, value))
+        self.queued.append(FakeMessage(key, value, told or self.config["on_delivery"]))
         self.where.append(partition)
 
     def poll(self, timeout: float) -> int:
@@ -87,7 +88,7 @@ class FakeProducer:
 
     def _answer(self) -> int:
         message = self.queued.pop(0)
-        self.config["on_delivery"](self.error, message)
+        message.told(self.error, message)
         if self.error is None:
             self.delivered.append((message.key(), message.value(), self.where.pop(0)))
         return 1
@@ -193,6 +194,78 @@ def test_what_kafka_refuses_is_an_error_of_the_call(fake: Callable[[], FakeProdu
         fake().refusal = KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
         with pytest.raises(PublishError, match=r"[Mm]essage size"):
             publisher.publish_bytes(b"a", b"1")
+
+
+class HeldProducer(FakeProducer):
+    """Answers only when a test says so."""
+
+    def poll(self, timeout: float) -> int:
+        time.sleep(min(timeout, 0.01))
+        return 0
+
+    def flush(self, timeout: float) -> int:
+        return len(self.queued)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], FakeProducer]]:
+    FakeProducer.made = []
+    monkeypatch.setattr(publisher_module, "Producer", HeldProducer)
+    monkeypatch.setattr(publisher_module, "_OFFERED_EVENTS", 3)
+    monkeypatch.setattr(publisher_module, "_OFFERED_BYTES", 100)
+    yield lambda: FakeProducer.made[-1]
+    FakeProducer.made = []
+
+
+def test_an_offer_is_queued_whole_or_not_at_all(held: Callable[[], FakeProducer], unconnected: Settings) -> None:
+    with FeedbackPublisher(unconnected, confirms=True) as publisher:
+        producer = held()
+        producer.room = 100
+        first = publisher.offer([(b"a", b"1"), (b"b", b"2")])
+        for too_many in ([(b"c", b"3")] * 2, [(b"c", bytes(100))]):
+            with pytest.raises(QueueFull):
+                publisher.offer(too_many)
+        assert len(producer.queued) == 2
+        assert not first.cancel()
+        producer._answer()
+        assert not first.done()
+        producer.error = KafkaError(KafkaError._MSG_TIMED_OUT)
+        producer._answer()
+        assert first.result(0) == ["", "Local: Message timed out"]
+        producer.error = None
+        second = publisher.offer([(b"c", b"3")] * 3)
+        producer.fail_all()
+        assert second.result(0) == [""] * 3
+        publisher.flush()  # what was offered is not told here
+
+
+def test_an_offer_that_kafka_does_not_take_leaves_no_trace(
+    held: Callable[[], FakeProducer], unconnected: Settings
+) -> None:
+    with FeedbackPublisher(unconnected, confirms=True) as publisher:
+        producer = held()
+        producer.room = 0
+        with pytest.raises(QueueFull):
+            publisher.offer([(b"a", b"1")])
+        producer.room = 1
+        partly = publisher.offer([(b"a", b"1"), (b"b", b"2"), (b"c", b"3")])
+        producer.fail_all()
+        assert partly.result(0) == ["", "the queue is full", "the queue is full"]
+        producer.refusal = KafkaException(KafkaError(KafkaError._FATAL))
+        with pytest.raises(PublishError):
+            publisher.offer([(b"a", b"1")])
+        assert publisher._offered_events == publisher._offered_bytes == 0
+    with pytest.raises(PublishError, match="closed"):
+        publisher.offer([(b"a", b"1")])
+
+
+def test_closing_ends_every_offer(held: Callable[[], FakeProducer], unconnected: Settings) -> None:
+    publisher = FeedbackPublisher(unconnected, confirms=True)
+    held().room = 100
+    outcome = publisher.offer([(b"a", b"1")])
+    with pytest.raises(PublishError, match="1 still unanswered"):
+        publisher.close(0)
+    assert outcome.result(0) == ["Local: Purged in queue"]
 
 
 def test_without_a_broker_closing_tells_what_was_lost(unconnected: Settings) -> None:

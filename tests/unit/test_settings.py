@@ -64,6 +64,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "retention_ms": 3_600_000,
         "max_future_ms": 300_000,
         "store_items": True,
+        "items_expire_after_s": None,
+        "windows_expire_after_s": None,
         "data_dir": Path("./data"),
         "web_host": "127.0.0.1",
         "web_port": 6_066,
@@ -364,3 +366,21 @@ def test_an_empty_token_would_guard_nothing(monkeypatch: pytest.MonkeyPatch, tok
     assert error_of(monkeypatch, WEB_TOKEN=token) == (
         "FEEDBACK_WEB_TOKEN: must not be empty; leave the variable out for no token"
     )
+
+
+def test_windows_may_not_expire_while_they_can_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = error_of(monkeypatch, WINDOWS_EXPIRE_AFTER_S="3905")
+    assert message == (
+        "FEEDBACK_WINDOWS_EXPIRE_AFTER_S=3905: must be more than 3905, the seconds for which a window can change: "
+        "FEEDBACK_BATCH_TIME_MS + FEEDBACK_GRACE_MS + FEEDBACK_RETENTION_MS"
+    )
+    monkeypatch.setenv("FEEDBACK_WINDOWS_EXPIRE_AFTER_S", "3906")
+    monkeypatch.setenv("FEEDBACK_ITEMS_EXPIRE_AFTER_S", "1")
+    settings = load_settings()
+    assert (settings.windows_expire_after_s, settings.items_expire_after_s) == (3_906, 1)
+
+
+@pytest.mark.parametrize("variable", ["WINDOWS_EXPIRE_AFTER_S", "ITEMS_EXPIRE_AFTER_S"])
+@pytest.mark.parametrize("seconds", ["0", "2147483648", ""])
+def test_an_expiry_is_what_mongodb_takes(monkeypatch: pytest.MonkeyPatch, variable: str, seconds: str) -> None:
+    assert error_of(monkeypatch, **{variable: seconds}).startswith(f"FEEDBACK_{variable}='{seconds}': ")

@@ -20,7 +20,7 @@ from feedback_app.core.documents import Document, aggregated_event, window_docum
 from feedback_app.core.events import Headers, Invalid, Origin
 from feedback_app.core.headers import Header, Mark, mark_headers, place
 from feedback_app.core.partitioning import partition_of
-from feedback_app.core.state import OPEN, PartitionRecord, SizeChange, window_key
+from feedback_app.core.state import BEGINNING, OPEN, PartitionRecord, SizeChange, window_key
 from feedback_app.core.windows import Window
 from feedback_app.cutting import cut
 from feedback_app.models import decode
@@ -111,7 +111,7 @@ class World:
     def document(self, window: Window) -> Document:
         return next(document for document in self.documents if document["_id"] == window.document_id)
 
-    def verdict(self) -> Verdict:
+    def verdict(self, expired_until: int = BEGINNING) -> Verdict:
         recount = Recount(2, SIZE, "repartition")
         for partition, state in self.records.items():
             recount.add_partition_record(partition, state)
@@ -136,7 +136,7 @@ class World:
             recount.add_aggregated_event(event)
         for document in self.documents:
             recount.add_document(document)
-        return recount.verdict()
+        return recount.verdict(expired_until)
 
     def _add_input(self, recount: Recount, topic: str, partition: int, sent: Sequence[Record]) -> None:
         for start in range(0, len(sent), 3):
@@ -184,6 +184,39 @@ def test_what_is_as_it_must_be_is_verified(world: World) -> None:
     assert verdict.verified
     assert verdict.exit_code == 0
     assert verdict.as_json()["verified"] is True
+
+
+def test_a_document_that_may_have_expired_is_not_missing_where_its_event_says_the_same(world: World) -> None:
+    world.documents.remove(world.document(HOME))
+    assert world.verdict(HOME.end - 1).missing == 1
+    verdict = world.verdict(HOME.end)
+    assert verdict.verified
+    assert (verdict.counted, verdict.documents, verdict.expired) == (4, 2, 1)
+
+
+def test_a_document_that_could_have_expired_and_is_there_is_compared(world: World) -> None:
+    world.document(HOME).update(count=1, negative=0)
+    assert world.verdict(10**9).different > 0
+
+
+def test_the_event_of_a_document_that_has_expired_is_compared(world: World) -> None:
+    world.documents.remove(world.document(HOME))
+    event = next(event for event in world.events if event["_id"] == HOME.document_id)
+    for name, wrong in (("count", 1), ("checksum", 1), ("count", "two")):
+        right = event[name]
+        event[name] = wrong
+        assert (world.verdict(HOME.end).different, world.verdict(HOME.end).missing) == (1, 0)
+        event[name] = right
+    again = {**event, "revision": 1, "eventId": HOME.event_id(1), "count": 1}
+    world.events.append(again)
+    assert world.verdict(HOME.end).different == 1  # the last one counts
+    again["count"] = event["count"]
+    assert world.verdict(HOME.end).verified
+    world.events.remove(event)
+    verdict = world.verdict(HOME.end)
+    assert (verdict.missing, verdict.extra) == (1, 1)
+    world.events.remove(again)
+    assert (world.verdict(HOME.end).missing, world.verdict(HOME.end).extra) == (1, 0)
 
 
 def test_nothing_at_all_is_verified() -> None:
