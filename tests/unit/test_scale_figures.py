@@ -65,6 +65,35 @@ def test_a_plan() -> None:
     assert needed["restore of one worker from an empty disk, s"] == "30.9"
 
 
+@pytest.mark.parametrize(("start", "rate"), [(2.0, 250), (4.5, 200), (5.5, 200)])
+def test_what_is_measured(start: float, rate: float) -> None:
+    def row(cpu_us: float) -> dict[str, float]:
+        return {"records": 1_000, "windows": 100, "seconds": 0.01, "cpu_us": cpu_us, "peak_mb": 200.0}
+
+    traffic = {"event_bytes": 150.0, "aggregated_event_bytes": 500.0, "events_a_transaction": 2_000.0}
+    state = {
+        "changelog_records": 1_000 if rate == 200 else 750,
+        "changelog_records_an_event": 0.5,
+        "changelog_bytes_a_record": 120.0,
+        "bytes_an_open_window": 110.0,
+        "seconds_to_restore": 5.0,
+        "seconds_to_start": start,
+    }
+    parts = {
+        "backlog": {"rows": [row(9.0)], "facts": traffic},
+        "agents": {"rows": [row(3.0), row(4.0), row(10.0)]},
+        "restore": {"facts": state},
+    }
+    measured = Measured.of(parts, None)
+    assert measured is not None
+    assert (measured.close_us, measured.event_us, measured.changelog_bytes_an_event) == (50.0, 10.0, 60.0)
+    assert measured.cores == pytest.approx(0.9)
+    assert measured.restore_rate == rate
+    compared = Measured.of(parts, {"figures": [{"name": "ours", "rates": [200_000.0], "cpu_us": [4.0]}]})
+    assert compared is not None
+    assert compared.cores == pytest.approx(0.8)
+
+
 def test_without_a_part_there_is_no_plan() -> None:
     rows = [{"records": 0, "windows": 0, "seconds": 0.0, "cpu_us": 0.0, "peak_mb": 0.0}]
     failed = {"rows": rows * 3, "facts": {}}
