@@ -2,7 +2,7 @@
 
 One run, one real Kafka, each point one worker process with a sink that counts, unless said otherwise. One factor is
 varied at a time, from a base point: 1,000,000 events, 10,000 agents that are all as likely as each other, windows of a
-minute, 8 partitions, items off.
+minute, 8 partitions, items off. A run off the record warms the broker up.
 
 ========== ==================================================== ================================================
 part       what is varied, or asked                             what must hold
@@ -68,6 +68,7 @@ def parts(bench: Bench, names: Sequence[str], *, quick: bool) -> Iterator[Part]:
         "delay": delay.part,
         "probes": lambda: probes(bench, growth.workload(), say),
     }
+    growth.warm_up()
     for name in names:
         yield runs[name]()
 
