@@ -34,37 +34,16 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import report
+from benchmarks.bench import TOO_FEW, Input, worker_settings
 from benchmarks.contenders import BARS, MUST_BE_RIGHT, OURS, PEERS, Peer
-from benchmarks.measuring import Contender, ContenderFailed, Job, Member, Timing, Watcher
+from benchmarks.measuring import Contender, ContenderFailed, Member, Timing, Watcher
 from benchmarks.output import Verdict, check
 from benchmarks.services import broker, drop_topics
-from benchmarks.workload import GRACE_MS, PARTITIONS, WINDOW_MS, Totals, Workload
-from feedback_app.embedded.process import free_port
-from feedback_app.provisioning import ensure_topics
-from feedback_app.settings import load_settings
-from feedback_app.topics import Topics
+from benchmarks.workload import PARTITIONS, Workload
+from feedback_app.embedded.worker import environment
 
 #: The part of the input that a run off the record gets.
 _WARM_UP: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A topic that is ready to be counted, with what a right answer holds. *prefix* is its topics' prefix."""
-
-    prefix: str
-    records: int
-    totals: Totals
-
-    @classmethod
-    def send(cls, servers: str, prefix: str, workload: Workload, every: int = 1) -> Input:
-        """Make the topics, and fill the one."""
-        settings = load_settings(broker_url=f"kafka://{servers}", topic_prefix=prefix, partitions=PARTITIONS)
-        topics = Topics.of(settings)
-        # The worker makes the rest itself. These two must be there before it: one is filled, one is watched.
-        ensure_topics(settings, (spec for spec in topics.specs() if spec.name in {topics.feedback, topics.aggregates}))
-        records, totals = workload.send(servers, topics.feedback, every)
-        return cls(prefix, records, totals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,35 +59,15 @@ class Result:
 
 def run(peer: Peer, number: int, servers: str, given: Input, directory: Path, timeout: float) -> Result:
     """Run *peer* over *given*."""
-    app_id = f"{given.prefix}{peer.name}-{number}"
-    settings = load_settings(topic_prefix=given.prefix, app_id=app_id, partitions=PARTITIONS)
-    topics = Topics.of(settings)
-    job = Job(
-        app_id,
-        topics.feedback,
-        given.records,
-        topics.aggregates,
-        len(given.totals),
-        PARTITIONS,
-        peer.members,
-        peer.commits,
-    )
+    prefix = given.settings.topic_prefix
+    app_id = f"{prefix}{peer.name}-{number}"
+    job = given.job(group=app_id, members=peer.members, commits=peer.commits)
     command = peer.command()
 
     def member(index: int) -> Member:
-        environment = {
-            "FEEDBACK_BROKER_URL": f"kafka://{servers}",
-            "FEEDBACK_APP_ID": app_id,
-            "FEEDBACK_TOPIC_PREFIX": given.prefix,
-            "FEEDBACK_PARTITIONS": str(PARTITIONS),
-            "FEEDBACK_BATCH_TIME_MS": str(WINDOW_MS),
-            "FEEDBACK_GRACE_MS": str(GRACE_MS),
-            "FEEDBACK_IDLE_MS": "600000",  # the ticks' windows stay open, however slow the rest is
-            "FEEDBACK_STORE_ITEMS": "false",
-            "FEEDBACK_DATA_DIR": str(directory / f"{app_id}-{index}"),
-            "FEEDBACK_WEB_PORT": str(free_port()),
-        }
-        return Member(command, environment, directory / f"{app_id}-{index}.log")
+        unique = directory / f"{app_id}-{index}"
+        settings = worker_settings(servers, app_id, unique, topic_prefix=prefix)
+        return Member(command, dict(environment(settings)), unique.with_name(f"{unique.name}.log"))
 
     with Watcher(servers, job) as watcher, Contender([member(index) for index in range(peer.members)]) as contender:
         try:
@@ -118,7 +77,7 @@ def run(peer: Peer, number: int, servers: str, given: Input, directory: Path, ti
         watcher.collect(patience=peer.patience, quiet=peer.quiet)
         verdict = check(watcher.published, given.totals)
         if not timing.records:
-            return Result(peer, number, verdict=verdict, failure="over before its clock could start: use more events")
+            return Result(peer, number, verdict=verdict, failure=TOO_FEW)
         return Result(peer, number, timing, verdict)
 
 
@@ -137,13 +96,18 @@ def measure(arguments: argparse.Namespace) -> list[Result]:
     with broker(arguments.broker) as servers, tempfile.TemporaryDirectory(prefix=prefix) as directory:
         try:
             workload = Workload.just_over(arguments.events, arguments.agents)
-            whole = Input.send(servers, prefix, workload)
+
+            def send(prefix: str, workload: Workload, every: int = 1) -> Input:
+                settings = worker_settings(servers, prefix, Path(directory), topic_prefix=prefix)
+                return Input.send(settings, workload, every)
+
+            whole = send(prefix, workload)
             share = whole
             if any(peer.share for peer in peers):
                 every = max(1, arguments.events // arguments.stock_events)
-                share = Input.send(servers, f"{prefix}share-", workload, every)
+                share = send(f"{prefix}share-", workload, every)
             # A broker that is new compiles its own code for the first minute: whoever came first would pay for that.
-            warm = Input.send(servers, f"{prefix}warm-", replace(workload, events=arguments.events // _WARM_UP))
+            warm = send(f"{prefix}warm-", replace(workload, events=arguments.events // _WARM_UP))
             run(OURS, 0, servers, warm, Path(directory), arguments.timeout)
             for number, peer in schedule(peers, arguments.rounds):
                 given = share if peer.share else whole

@@ -76,6 +76,17 @@ OURS: Final = Peer(
     "ours", "this application: transactions, changelog, RocksDB; its documents go to a sink that counts", _ours
 )
 
+STOCK: Final = Peer(
+    "stock_faust",
+    "stock Faust's windowed table, at least once; its windows close later, off the clock",
+    _stock,
+    windows=False,
+    share=True,
+    # Faust looks for expired windows every 30 s unless told otherwise, for the first time a minute after its start.
+    patience=70,
+    quiet=35,
+)
+
 PEERS: Final = (
     OURS,
     Peer("ours_2", "the same, two workers of one group", _ours, members=2),
@@ -101,16 +112,7 @@ PEERS: Final = (
     ),
     Peer("bytewax", "Bytewax, one worker, recovery on", _bytewax, commits=False, patience=30),
     Peer("quix_streams", "Quix Streams, changelog on, at least once", _quix, patience=30),
-    Peer(
-        "stock_faust",
-        "stock Faust's windowed table, at least once; its windows close later, off the clock",
-        _stock,
-        windows=False,
-        share=True,
-        # Faust looks for expired windows every 30 s unless told otherwise, for the first time a minute after its start.
-        patience=70,
-        quiet=35,
-    ),
+    STOCK,
     Peer(
         "bare_aiokafka",
         "aiokafka, orjson and a dict: stores nothing, closes nothing",

@@ -169,11 +169,13 @@ class Timing:
             it, none.
         seconds: until all was done.
         used: what the contender has used meanwhile; the memory is its highest since its start.
+        began: when the clock was started, as ``time.monotonic`` tells it to every process of this machine.
     """
 
     records: int
     seconds: float
     used: Usage
+    began: float
 
     @property
     def rate(self) -> float:
@@ -191,7 +193,9 @@ class Watcher:
 
     def __init__(self, bootstrap_servers: str, job: Job) -> None:
         self._job = job
+        #: What was published, and the wall clock's seconds when each of it was seen.
         self.published: list[bytes] = []
+        self.seen_at: list[float] = []
         # Not a member of the group: it only asks. Under read_committed the broker would have it wait for every
         # transaction that is about to commit offsets; those that are committed are all that it is told of either way.
         self._offsets = Consumer(
@@ -238,20 +242,20 @@ class Watcher:
         used = Usage(0.0, 0.0)
         while True:
             ended = contender.ended  # asked first: what it has done until then is seen below
-            self._read(_POLL_SECONDS)
+            self.read(_POLL_SECONDS)
             if self._job.commits and (not started or not windows_too):
-                counted = max(counted, self._counted())
+                counted = max(counted, self.counted())
             now = time.monotonic()
             if not started and self._has_begun(contender, counted):
                 before, started, used = counted, now, contender.usage()
             if started and (len(self.published) >= self._job.windows if windows_too else counted >= self._job.records):
                 after = contender.usage()
                 used = Usage(after.cpu_seconds - used.cpu_seconds, after.peak_mb)
-                return Timing(self._job.records - before, now - started, used)
+                return Timing(self._job.records - before, now - started, used, started)
             if ended or now > deadline:
                 raise ContenderFailed(
                     f"{'it has ended' if ended else f'given up after {timeout:.0f} s'}: "
-                    f"{max(counted, self._counted())} of {self._job.records} records counted, "
+                    f"{max(counted, self.counted())} of {self._job.records} records counted, "
                     f"{len(self.published)} of {self._job.windows} windows published\n{contender.last_words()}"
                 )
 
@@ -259,7 +263,7 @@ class Watcher:
         """Go on collecting what is published until nothing has come for *quiet* seconds, *patience* for the first."""
         started = last = time.monotonic()
         while (now := time.monotonic()) - last < (quiet if self.published else patience) and now - started < at_most:
-            if self._read(0.5):
+            if self.read(0.5):
                 last = now
 
     def _has_begun(self, contender: Watched, counted: int) -> bool:
@@ -270,7 +274,7 @@ class Watcher:
         described = self._admin.describe_consumer_groups([self._job.group])[self._job.group].result()
         return sum(bool(member.assignment.topic_partitions) for member in described.members) == self._job.members
 
-    def _counted(self) -> int:
+    def counted(self) -> int:
         """Return how many records the group's committed offsets cover; 0 when the broker does not say."""
         try:
             committed = self._offsets.committed(self._sources, timeout=10)
@@ -278,9 +282,11 @@ class Watcher:
             return 0  # the group's coordinator is still being made or looked up; asked again until the deadline
         return sum(max(partition.offset, 0) for partition in committed)
 
-    def _read(self, seconds: float) -> bool:
+    def read(self, seconds: float) -> bool:
         """Collect what was published, for *seconds*; tell whether there was anything."""
         # Parsed when the clock has stopped: reading must cost the contender as little as it can.
-        values = [message.value() for message in self._output.consume(10_000, seconds) if message.error() is None]
-        self.published.extend(value for value in values if value is not None)
-        return bool(values)
+        messages = [message for message in self._output.consume(10_000, seconds) if message.error() is None]
+        values = [value for message in messages if (value := message.value()) is not None]
+        self.published.extend(values)
+        self.seen_at.extend([time.time()] * len(values))
+        return bool(messages)

@@ -40,16 +40,14 @@ from typing import Any, Final
 
 import pymongo
 
-from benchmarks.measuring import ContenderFailed, Job, Usage, Watcher, usage_of
+from benchmarks.bench import REAL, Bench, Input, Point
+from benchmarks.measuring import ContenderFailed, Watcher
 from benchmarks.output import check
 from benchmarks.services import broker, drop_topics
-from benchmarks.workload import GRACE_MS, PARTITIONS, WINDOW_MS, Flood, Totals, Workload
+from benchmarks.workload import Flood, Totals, Workload
 from feedback_app.embedded.database import EmbeddedDatabase
-from feedback_app.embedded.process import free_port
-from feedback_app.embedded.worker import WorkerProcess
 from feedback_app.errors import FeedbackError
-from feedback_app.provisioning import ensure_topics
-from feedback_app.settings import Settings, load_settings
+from feedback_app.settings import Settings
 from feedback_app.topics import Topics
 
 #: The bars.
@@ -75,140 +73,61 @@ FULL: Final = Size(1_000_000, 5_000_000, 1_000_000)
 QUICK: Final = Size(200_000, 1_000_000, 300_000)
 
 
-class MeasuredWorker(WorkerProcess):
-    """A worker whose memory is watched."""
-
-    @property
-    def ended(self) -> bool:
-        return not self.running
-
-    def last_words(self) -> str:
-        return self.end_of_log()
-
-    def says(self, line: str) -> bool:
-        return f"{line}\n" in self.log.read_text(errors="replace")
-
-    def usage(self) -> Usage:
-        return usage_of(self.pid)
-
-
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What was measured of one worker; *failure* says what was not right."""
+class MemoryBench(Bench):
+    """The parts. Their records are all that were there, on the clock or not."""
 
-    name: str
-    records: int = 0
-    windows: int = 0
-    seconds: float = 0.0
-    peak_mb: float = 0.0
-    failure: str = ""
-
-    def __str__(self) -> str:
-        what = f"{self.name:<15}{self.records:>12,}{self.windows:>12,}{self.seconds:>8.0f}{self.peak_mb:>9.1f}"
-        return f"{what}  {self.failure or 'right'}"
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """Where the workers run, one after the other."""
-
-    servers: str
-    prefix: str
-    directory: Path
-    timeout: float
-
-    def backlog(self, name: str, workload: Workload) -> Part:
+    def whole_backlog(self, name: str, workload: Workload) -> Point:
         """Measure a worker that finds *workload* on its topic."""
-        ours = self._settings(name)
-        records, totals = workload.send(self.servers, Topics.of(ours).feedback)
-        job = _job(ours, records, len(totals))
-        with Watcher(self.servers, job) as watcher, self._worker(ours) as worker:
-            timing = watcher.time(worker, windows_too=True, timeout=self.timeout)
-            watcher.collect(patience=0, quiet=2)
-            verdict = check(watcher.published, totals)
-            failure = "" if verdict.holds else str(verdict)
-            return Part(name, records, len(totals), timing.seconds, worker.usage().peak_mb, failure)
+        return replace(self.backlog(name, workload), records=workload.events + workload.partitions)
 
-    def restore(self, name: str) -> Part:
+    def restore(self, name: str) -> Point:
         """Measure the worker of the *backlog* of that name, started again on an empty disk."""
-        ours = self._settings(name, data_dir=self.directory / "empty")
+        ours = self.settings(name, data_dir=self.directory / "empty")
         started = time.monotonic()
-        with self._worker(ours) as worker:
+        with self.worker(ours) as worker:
             worker.wait_until_ready(self.timeout)
-            return Part("restore", seconds=time.monotonic() - started, peak_mb=worker.usage().peak_mb)
+            return Point("restore", seconds=time.monotonic() - started, peak_mb=worker.usage().peak_mb)
 
-    def flood(self, name: str, workload: Flood) -> Part:
+    def flood(self, name: str, workload: Flood) -> Point:
         """Measure a worker on records none of which is counted."""
-        ours = self._settings(name)
-        records, _ = workload.send(self.servers, Topics.of(ours).feedback)
-        late = workload.events // 2
-        job = replace(_job(ours, records, late), output=Topics.of(ours).late)
-        with Watcher(self.servers, job) as watcher, self._worker(ours) as worker:
+        given, late = self.prepare(name, workload), workload.events // 2
+        job = given.job(windows=late, output=Topics.of(given.settings).late)
+        with Watcher(self.servers, job) as watcher, self.worker(given.settings) as worker:
             timing = watcher.time(worker, windows_too=True, timeout=self.timeout)
             watcher.collect(patience=0, quiet=2)
             failure = "" if len(watcher.published) == late else f"{len(watcher.published)} of {late} late"
-            return Part(name, records, 0, timing.seconds, worker.usage().peak_mb, failure)
+            return Point(name, given.records, 0, timing.seconds, peak_mb=worker.usage().peak_mb, failure=failure)
 
-    def outage(self, name: str, workload: Workload) -> Part:
+    def outage(self, name: str, workload: Workload) -> Point:
         """Measure a worker that counts *workload* while the database is away, and delivers once it is back."""
         with EmbeddedDatabase() as database:
-            ours = self._settings(name, mongodb_url=database.url)
-            with self._worker(ours, app="feedback_app") as worker:
+            ours = self.settings(name, mongodb_url=database.url)
+            with self.worker(ours, app=REAL) as worker:
                 worker.wait_until_ready()
                 database.kill()
-                records, totals = workload.send(self.servers, Topics.of(ours).feedback)
-                with Watcher(self.servers, _job(ours, records, len(totals))) as watcher:
+                given = Input.send(ours, workload)
+                with Watcher(self.servers, given.job()) as watcher:
                     watcher.time(worker, windows_too=False, timeout=self.timeout)
                     watcher.collect(patience=_AWAY_S, quiet=_AWAY_S)
                     _, health = worker.get("/health/ready")
                     peak_mb = worker.usage().peak_mb
                     say(f"{'':15}all counted, {len(watcher.published)} windows published, {peak_mb:.1f} MB")
                     if watcher.published or (health or {}).get("status") != "degraded":
-                        return Part(name, failure=f"the outage went unnoticed: {health}")
+                        return Point(name, failure=f"the outage went unnoticed: {health}")
                     database.start()
                     timing = watcher.time(worker, windows_too=True, timeout=self.timeout)
                     watcher.collect(patience=0, quiet=2)
+                totals, peak_mb = given.totals, worker.usage().peak_mb
                 verdict = check(watcher.published, totals)
-                stored = _documents(ours)
+                stored = documents(ours)
                 failure = "" if verdict.holds else str(verdict)
                 if any(stored.get(window) != count for window, count in totals.items()):
                     failure += f" documents: {len(stored)} of {len(totals)}, or with other counts"
-                return Part(name, records, len(totals), timing.seconds, worker.usage().peak_mb, failure)
-
-    def _settings(self, name: str, **more: Any) -> Settings:
-        """Return the settings of a worker whose topics, group and folder are named after its part."""
-        unique = f"{self.prefix}{name}"
-        ours = load_settings(
-            _env_file=None,
-            **{
-                "broker_url": f"kafka://{self.servers}",
-                "mongodb_database": unique,
-                "app_id": unique,
-                "topic_prefix": f"{unique}-",
-                "partitions": PARTITIONS,
-                "batch_time_ms": WINDOW_MS,
-                "grace_ms": GRACE_MS,
-                "idle_ms": 3_600_000,  # the ticks' windows stay open, however slow the rest is
-                "max_batches": 10_000,
-                "store_items": False,
-                "data_dir": self.directory / unique,
-                "web_port": free_port(),
-                **more,
-            },
-        )
-        ensure_topics(ours, Topics.of(ours).specs())
-        return ours
-
-    def _worker(self, settings: Settings, app: str = "benchmarks.our_worker") -> MeasuredWorker:
-        return MeasuredWorker(settings, self.directory / f"{settings.app_id}.log", app=app)
+                return Point(name, given.records, len(totals), timing.seconds, peak_mb=peak_mb, failure=failure)
 
 
-def _job(settings: Settings, records: int, windows: int) -> Job:
-    topics = Topics.of(settings)
-    return Job(settings.app_id, topics.feedback, records, topics.aggregates, windows, settings.partitions)
-
-
-def _documents(settings: Settings) -> Totals:
+def documents(settings: Settings) -> Totals:
     """Return the counts that the database holds, as a workload gives the right ones."""
     client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(settings.mongodb_url.get_secret_value())
     counts = {}
@@ -219,19 +138,25 @@ def _documents(settings: Settings) -> Totals:
     return counts
 
 
-def parts(bench: Bench, size: Size, *, more: bool) -> Iterator[Part]:
+def parts(bench: MemoryBench, size: Size, *, more: bool) -> Iterator[Point]:
     """Run everybody; the first three are those that there is a bar for."""
 
     def workload(events: int, agents: int = _AGENTS) -> Workload:
         return Workload.just_over(events, agents, events // _EVENTS_IN_A_WINDOW)
 
-    yield bench.backlog(f"backlog-{short(size.few)}", workload(size.few))
-    yield bench.backlog(f"backlog-{short(size.many)}", workload(size.many))
+    yield bench.whole_backlog(f"backlog-{short(size.few)}", workload(size.few))
+    yield bench.whole_backlog(f"backlog-{short(size.many)}", workload(size.many))
     yield bench.outage("outage", workload(size.outage))
     if more:
         yield bench.restore(f"backlog-{short(size.many)}")
-        yield bench.backlog("many-agents", workload(size.few, size.few))
+        yield bench.whole_backlog("many-agents", workload(size.few, size.few))
         yield bench.flood("flood", Flood(**asdict(workload(size.few))))
+
+
+def line_of(part: Point) -> str:
+    """Return a table's line."""
+    what = f"{part.name:<15}{part.records:>12,}{part.windows:>12,}{part.seconds:>8.0f}{part.peak_mb:>9.1f}"
+    return f"{what}  {part.failure or 'right'}"
 
 
 def short(events: int) -> str:
@@ -260,12 +185,13 @@ def main() -> int:
     size = QUICK if arguments.quick else FULL
     prefix = f"memory-{uuid.uuid4().hex[:8]}-"
     print(f"{'part':<15}{'records':>12}{'windows':>12}{'seconds':>8}{'peak MB':>9}", flush=True)
-    measured: list[Part] = []
+    measured: list[Point] = []
     with broker(arguments.broker) as servers, tempfile.TemporaryDirectory(prefix=prefix) as directory:
         try:
-            for part in parts(Bench(servers, prefix, Path(directory), arguments.timeout), size, more=arguments.more):
+            bench = MemoryBench(servers, prefix, Path(directory), arguments.timeout)
+            for part in parts(bench, size, more=arguments.more):
                 measured.append(part)
-                print(part, flush=True)
+                print(line_of(part), flush=True)
         except (ContenderFailed, FeedbackError) as error:
             say(f"FAILED: {error}")
             return 1

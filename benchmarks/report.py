@@ -18,9 +18,9 @@ from xml.etree import ElementTree
 from benchmarks.contenders import MOST_CPU_OF_TWO, OURS, Bar
 
 _ROOT: Final = Path(__file__).parent.parent
-_DOCS: Final = _ROOT / "docs"
-_PAGE: Final = _DOCS / "performance.md"
-_FIGURES: Final = _DOCS / "figures"
+DOCS: Final = _ROOT / "docs"
+PAGE: Final = DOCS / "performance.md"
+FIGURES: Final = DOCS / "figures"
 _TWO: Final = "ours_2"
 
 #: Of what runs in this environment; the other peers' requirements are pinned beside them.
@@ -100,10 +100,10 @@ class Comparison:
         return rates | {"ratios": ratios | {"cpu_of_two": self.cpu_of_two()}}
 
 
-def write(comparison: Comparison, page: Path = _PAGE, figures: Path = _FIGURES) -> None:
+def write(comparison: Comparison, page: Path = PAGE, figures: Path = FIGURES) -> None:
     """Put *comparison* into the documentation: its JSON, its chart and its table."""
     figures.mkdir(parents=True, exist_ok=True)
-    content = {"machine": _machine(), "versions": versions(), **asdict(comparison), "summary": comparison.summary()}
+    content = {"machine": machine(), "versions": versions(), **asdict(comparison), "summary": comparison.summary()}
     (figures / "comparison.json").write_text(json.dumps(content, indent=2) + "\n")
     draw(comparison, figures / "comparison.svg")
     replace_block(page, "comparison", "\n".join(_table(comparison)))
@@ -160,15 +160,15 @@ def replace_block(page: Path, name: str, content: str) -> None:
     page.write_text(f"{before}{begin}\n{content}\n{end}{after}")
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on most."""
     return {"cores": os.cpu_count(), "architecture": platform.machine(), "system": platform.system()}
 
 
 def _table(comparison: Comparison) -> Iterator[str]:
-    machine = _machine()
     yield (
         f"`make bench`, {comparison.at}: {comparison.events:,} events, {comparison.agents:,} agents, 8 partitions, ten "
-        f"one-minute windows; {comparison.rounds} rounds; {machine['cores']} cores ({machine['architecture']}), the "
+        f"one-minute windows; {comparison.rounds} rounds; {os.cpu_count()} cores ({platform.machine()}), the "
         "broker beside the contender."
     )
     yield ""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from benchmarks.memory import Bench
+from benchmarks.bench import Bench
 from benchmarks.workload import PARTITIONS, Workload
 from feedback_app.embedded.worker import WorkerProcess
 from feedback_app.provisioning import ensure_topics

@@ -1,0 +1,125 @@
+"""How our cost changes as the work grows: ``python -m benchmarks.scale``, ``make bench-scale``.
+
+One run, one real Kafka, each point one worker process with a sink that counts, unless said otherwise. One factor is
+varied at a time, from a base point: 1,000,000 events, 10,000 agents that are all as likely as each other, windows of a
+minute, 8 partitions, items off. A run off the record warms the broker up.
+
+========== ==================================================== ================================================
+part       what is varied, or asked                             what must hold
+========== ==================================================== ================================================
+agents     100, 10,000, 1,000,000; nothing closes               an event of the most costs at most 4 times the
+                                                                CPU time of one of the fewest
+backlog    1, 5, 20 million events
+window     1 s, 1 min, 5 min                                    5 min: peak below 200 MB
+partitions 8, 64
+events     mostly a rating; with score, tags and comment
+workers    1, 2                                                 CPU time an event at most 1.1 times
+items      not stored; stored, in a real database               at least 0.9 of a bare driver's rate
+restore    an empty disk, 1,000,000 changelog records           at least 10 times stock Faust's rate
+delay      at 10, 50, 90 % of the saturated rate
+probes     /health/live and an agent's page, while saturated    99 % within 200 ms
+========== ==================================================== ================================================
+
+Clocks and checks are those of ``benchmarks.compare``; items, restore, delay and probes say theirs in their modules.
+
+The last line on stdout is JSON: the parts, and ``holds`` for each bar. ``--write`` puts tables and charts into
+docs/performance.md, and what follows from them into docs/scaling.md. Exit code 1: something was not right, or, without
+``--quick``, a bar was not met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.bench import Bench
+from benchmarks.scale import pages
+from benchmarks.scale.delay import Delay
+from benchmarks.scale.growth import FULL, QUICK, Growth
+from benchmarks.scale.items import Items
+from benchmarks.scale.probes import probes
+from benchmarks.scale.restore import Restore
+from benchmarks.scale.results import Part
+from benchmarks.services import broker, drop_topics
+
+NAMES = ("agents", "backlog", "window", "partitions", "events", "workers", "items", "restore", "delay", "probes")
+
+
+def parts(bench: Bench, names: Sequence[str], *, quick: bool) -> Iterator[Part]:
+    """Run the parts of those names."""
+    growth = Growth(bench, QUICK if quick else FULL, say)
+    items = Items(bench, 8_000 if quick else 30_000, 1_000, 1 if quick else 3, say)
+    restore = Restore(bench, 50_000 if quick else 1_000_000, say)
+    delay = Delay(bench, 200 if quick else 500, 6 if quick else 30, say)
+    runs: dict[str, Callable[[], Part]] = {
+        "agents": growth.agents,
+        "backlog": growth.backlog,
+        "window": growth.window,
+        "partitions": growth.partitions,
+        "events": growth.events,
+        "workers": growth.workers,
+        "items": lambda: items.part(growth.base("not stored")),
+        "restore": restore.part,
+        "delay": delay.part,
+        "probes": lambda: probes(bench, growth.workload(), say),
+    }
+    growth.warm_up()
+    for name in names:
+        yield runs[name]()
+
+
+def say(text: str) -> None:
+    """Write to stderr: stdout is for the JSON."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scale", description="How our cost changes as the work grows."
+    )
+    parser.add_argument("--quick", action="store_true", help="a small version of everything, in under five minutes")
+    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--broker", metavar="URL", help="a running Kafka, instead of one started here")
+    parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for each wait (%(default)s)")
+    parser.add_argument("--write", action="store_true", help="put the result into docs; only of a whole run")
+    parsed = parser.parse_args(arguments)
+    if parsed.write and parsed.only:
+        parser.error("--write needs all parts, of one run: only ratios from one run mean anything")
+    return parsed
+
+
+def main() -> int:
+    """Measure, show, judge."""
+    arguments = parse()
+    prefix = f"scale-{uuid.uuid4().hex[:8]}-"
+    measured: list[Part] = []
+    with broker(arguments.broker) as servers, tempfile.TemporaryDirectory(prefix=prefix) as directory:
+        bench = Bench(servers, prefix, Path(directory), arguments.timeout)
+        try:
+            for part in parts(bench, arguments.only or NAMES, quick=arguments.quick):
+                measured.append(part)
+                say("\n".join([*part.lines(), ""]))
+        finally:
+            if arguments.broker is not None:
+                drop_topics(servers, prefix)
+    bars = [bar for part in measured for bar in part.bars]
+    result = {
+        "quick": arguments.quick,
+        "parts": {part.name: part.content() for part in measured},
+        "holds": {bar.name: bar.holds for bar in bars},
+    }
+    if arguments.write:
+        pages.write(measured, result)
+    print(json.dumps(result))
+    right = all(part.right for part in measured)
+    return 0 if right and (arguments.quick or all(bar.holds for bar in bars)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

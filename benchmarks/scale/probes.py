@@ -1,0 +1,100 @@
+"""How long a busy worker takes to answer: ``/health/live``, and an agent's page.
+
+Asked from a process of its own, a new connection each time, as an orchestrator does.
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NamedTuple
+
+from benchmarks.bench import Bench, Point
+from benchmarks.scale.beside import Stopped, beside
+from benchmarks.scale.results import FAILURES, Bar, Part, Spread, failed
+from benchmarks.workload import Workload
+
+MOST_P99_MS: Final = 200.0
+
+_PAUSE_S: Final = 0.02
+_PATIENCE_S: Final = 5.0
+
+
+class Answer(NamedTuple):
+    """One request: which page, when it was asked for (``time.monotonic``), seconds, and whether it was answered."""
+
+    page: str
+    at: float
+    seconds: float
+    good: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A page's row."""
+
+    name: str
+    delay: Spread
+    failure: str = ""
+
+    def cells(self) -> Mapping[str, str]:
+        return {
+            "requests": f"{self.delay.samples:,}",
+            "median ms": f"{self.delay.median_ms:.1f}",
+            "99% within ms": f"{self.delay.p99_ms:.1f}",
+        }
+
+
+def probes(bench: Bench, workload: Workload, say: Callable[[str], None]) -> Part:
+    """Ask a worker that counts a backlog, from the start of its clock to the end."""
+    within: list[Answer] = []
+    try:
+        given = bench.prepare("probes", workload)
+        ours = given.settings
+        with beside(partial(_ask, ours.web_host, ours.web_port, workload.agents)) as answers:
+            point = bench.measure("probes", given)
+            within = [answer for answer in answers() if 0 <= answer.at - point.began <= point.seconds]
+    except FAILURES as error:
+        say(f"probes: {error}")
+        point = Point("probes", failure=failed(error))
+    rows, bars = [], []
+    for page, name in (("/health/live", "live_p99_ms"), ("/feedback/agents/{id}", "page_p99_ms")):
+        asked = [answer for answer in within if answer.page == page]
+        bad = sum(not answer.good for answer in asked)
+        failure = point.failure or (f"{bad} were not answered with 200" if bad else "" if asked else "never asked")
+        delay = Spread.of(answer.seconds for answer in asked)
+        rows.append(Answers(page, delay, failure))
+        bars.append(Bar(name, f"99% of {page} within ms", delay.p99_ms if asked else None, MOST_P99_MS))
+    return Part("probes", f"pages of a worker that counts {point.rate:,.0f} events/s", rows, bars)
+
+
+def _ask(host: str, port: int, agents: int, stopped: Stopped) -> list[Answer]:
+    """Ask until told to stop."""
+    answers = []
+    rng = random.Random(1)
+    while not stopped():
+        agent = f"agent-{rng.randrange(agents):05d}"
+        for page, path in (("/health/live", "/health/live"), ("/feedback/agents/{id}", f"/feedback/agents/{agent}")):
+            started = time.monotonic()
+            good = _get(host, port, path)
+            answers.append(Answer(page, started, time.monotonic() - started, good))
+        time.sleep(_PAUSE_S)
+    return answers
+
+
+def _get(host: str, port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=_PATIENCE_S)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+    except (OSError, http.client.HTTPException):
+        return False
+    else:
+        return answer.status == http.HTTPStatus.OK
+    finally:
+        connection.close()
