@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from feedback_app.core.clock import Clock
 from feedback_app.errors import Aborted
 from feedback_app.folding import Fold, FoldRules
 from feedback_app.health import Health
+from feedback_app.measuring import Meter
 from feedback_app.models import decode
 from feedback_app.retry import retrying
 from feedback_app.sinks import Sink
@@ -49,6 +51,7 @@ class Folder:
     sink: Sink
     clock: Clock
     health: Health
+    meter: Meter
 
     async def run(self, owned: OwnedPartition, rules: FoldRules) -> None:
         """Fold what arrives for *owned*, batch by batch, until cancelled."""
@@ -56,8 +59,10 @@ class Folder:
             batch = await owned.inbox.get()
             owned.folding = True
             async with owned.turn:
+                began = time.perf_counter()
                 while not await self._fold(owned, rules, batch):
                     pass
+                self.meter.fold_took(time.perf_counter() - began)
             owned.folding = False
             owned.silent_since_ms = self.clock.now_ms()
 
@@ -78,6 +83,7 @@ class Folder:
         except Aborted as error:
             logger.warning("%s; folding the same records again", error.message)
             return False
+        self.meter.folded(len(batch.records), fold.tally)
         return True
 
     async def _store(self, fold: Fold) -> None:

@@ -19,7 +19,9 @@ from mode import Service
 
 from agents import feedback as feedback_agent
 from agents.feedback import Folder
+from agents.survey import survey
 from agents.window_close import Closer
+from feedback_app import __version__
 from feedback_app.cli import register_commands
 from feedback_app.closing import CloseRules
 from feedback_app.core.clock import Clock, SystemClock
@@ -31,6 +33,7 @@ from feedback_app.folding import FoldRules
 from feedback_app.health import Health
 from feedback_app.liveness import Liveness
 from feedback_app.memory import share_arenas
+from feedback_app.metrics import Metrics
 from feedback_app.provisioning import check_database, ensure_topics
 from feedback_app.retry import retrying
 from feedback_app.settings import BatchingMode, Settings
@@ -43,6 +46,7 @@ from feedback_app.watch import WatchedWorker, leave
 from feedback_app.web.agents import agent_views
 from feedback_app.web.answers import plain_answers
 from feedback_app.web.health import health_views
+from feedback_app.web.metrics import metrics_views
 from feedback_app.web.token import open_to_others, token_guard
 from tables.feedback_windows import FeedbackWindows
 from tables.partition import OwnedPartition, data_path
@@ -103,6 +107,7 @@ class FeedbackApp(faust.App):
     sink: Sink
     health: Health
     liveness: Liveness
+    metrics: Metrics
     windows: FeedbackWindows
 
     def _new_transport(self) -> Transport:
@@ -237,13 +242,24 @@ def create_app(
     app.settings = settings
     app.health = Health()
     app.liveness = liveness or Liveness()
-    app.sink = sink or MongoSink(settings, clock=clock)
-    app.windows = FeedbackWindows(app, settings, topics, clock, app.liveness)
+    app.metrics = Metrics()
+    app.sink = sink or MongoSink(settings, clock=clock, meter=app.metrics)
+    app.windows = FeedbackWindows(app, settings, topics, clock, app.liveness, app.metrics)
+    app.metrics.watch(
+        app.windows,
+        app.health,
+        app.liveness,
+        clock,
+        partitions=settings.partitions,
+        mode=settings.batching_mode.value,
+        version=__version__,
+    )
     app.tables.add(app.windows)
     feedback_agent.register(app, app.windows, topics)
     _register_work(app, settings, topics, clock)
     for path, view in {
         **health_views(app.windows, app.health, app.liveness),
+        **metrics_views(app.metrics),
         **agent_views(app, app.windows, topics.partitions),
     }.items():
         app.page(path)(view)
@@ -255,8 +271,10 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
     """Say what runs on each partition that the worker owns."""
     lateness = Lateness(settings.grace_ms, settings.retention_ms)
     partition_of = partitioner(topics.partitions)
-    folder = Folder(app.windows, app.sink, clock, app.health)
-    closer = Closer(app.windows, app.sink, clock, app.health, lateness, settings.idle_ms, settings.batch_size)
+    folder = Folder(app.windows, app.sink, clock, app.health, app.metrics)
+    closer = Closer(
+        app.windows, app.sink, clock, app.health, lateness, settings.idle_ms, settings.batch_size, app.metrics
+    )
 
     def work(owned: OwnedPartition) -> Any:
         fold_rules = FoldRules(
@@ -275,7 +293,7 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
             joint_events=settings.batching_mode is BatchingMode.GLOBAL,
             split_by_agent=settings.batching_mode is BatchingMode.AGENT,
         )
-        return (folder.run(owned, fold_rules), closer.run(owned, close_rules))
+        return (folder.run(owned, fold_rules), closer.run(owned, close_rules), survey(owned))
 
     app.windows.work = work
 
