@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,7 @@ from feedback_app.core.clock import Clock
 from feedback_app.errors import Aborted
 from feedback_app.folding import Fold, FoldRules
 from feedback_app.health import Health
+from feedback_app.measuring import Meter
 from feedback_app.models import decode
 from feedback_app.retry import retrying
 from feedback_app.sinks import Sink
@@ -61,6 +63,7 @@ class Folder:
     sink: Sink
     clock: Clock
     health: Health
+    meter: Meter
 
     async def run(self, owned: OwnedPartition, rules: FoldRules) -> None:
         """Fold what arrives for *owned*, batch by batch, until cancelled."""
@@ -68,7 +71,9 @@ class Folder:
             batch = await owned.inbox.get()
             owned.folding = True
             async with owned.turn:
+                began = time.perf_counter()
                 await self._fold(owned, rules, batch)
+                self.meter.fold_took(time.perf_counter() - began)
             owned.folding = False
             owned.silent_since_ms = self.clock.now_ms()
 
@@ -86,6 +91,8 @@ class Folder:
         except Aborted as error:
             logger.warning("%s; reading the same records again", error.message)
             self.table.read_again(owned)
+        else:
+            self.meter.folded(fold.records, fold.tally)
 
     async def _add(self, fold: Fold, batch: Batch) -> None:
         for start in range(0, len(batch.records), SLICE):

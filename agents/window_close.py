@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from feedback_app.closing import CloseRules, DueWindow, bulks, plan, settle
 from feedback_app.core.clock import Clock
+from feedback_app.core.state import window_of
 from feedback_app.core.transaction import Transaction
 from feedback_app.core.watermark import Lateness
 from feedback_app.errors import Aborted
 from feedback_app.health import Health
+from feedback_app.measuring import Meter
 from feedback_app.retry import retrying
 from feedback_app.sinks import Outcome, Sink
 from tables.feedback_windows import FeedbackWindows
@@ -50,15 +52,21 @@ class Closer:
     lateness: Lateness
     idle_ms: int
     batch_size: int
+    meter: Meter
 
     async def run(self, owned: OwnedPartition, rules: CloseRules) -> None:
         """Close what becomes due in *owned* until cancelled."""
         held = Holds()
-        while True:
-            await self._follow_the_clock(owned)
-            owned.state.put_back(held.over())
-            if not await self._pass(owned, rules, held):
-                await asyncio.sleep(_LOOK_S)
+        try:
+            while True:
+                await self._follow_the_clock(owned)
+                owned.state.put_back(held.over())
+                found = await self._pass(owned, rules, held)
+                owned.schedule.passed(held=len(held), caught_up=not found)
+                if not found:
+                    await asyncio.sleep(_LOOK_S)
+        finally:
+            self.health.given_up(window_of(key).document_id for key in held)
 
     async def _follow_the_clock(self, owned: OwnedPartition) -> None:
         """Let the wall clock move the watermark of a partition that has been read to its end and is silent."""
@@ -80,6 +88,7 @@ class Closer:
     async def _pass(self, owned: OwnedPartition, rules: CloseRules, held: Holds) -> bool:
         """Close one batch of due windows; return whether there was anything to do."""
         taken = owned.state.take_due(self.batch_size)
+        owned.schedule.taken([key for key, _ in taken if key not in held], more=len(taken) == self.batch_size)
         windows = plan((key, value) for key, value in taken if not held.holds(key))
         outcome = await self._upsert(windows, rules)
         stored = windows
@@ -96,6 +105,9 @@ class Closer:
         owned.state.put_back(due.key for due in stored if due.key not in transaction.changes)
         if stored:
             logger.info("partition %s: %s windows closed", owned.partition, len(stored))
+        if closed := [due for due in stored if due.key in transaction.changes]:
+            owned.schedule.closed(len(closed))
+            self.meter.flushed(closed, len(transaction.sends), self.clock.now_ms())
         return True
 
     async def _upsert(self, windows: Sequence[DueWindow], rules: CloseRules) -> Outcome:
@@ -158,8 +170,14 @@ class Holds:
 
     _holds: dict[bytes, _Hold] = field(default_factory=dict)
 
-    def __bool__(self) -> bool:
-        return bool(self._holds)
+    def __len__(self) -> int:
+        return len(self._holds)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._holds)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._holds
 
     def hold(self, key: bytes) -> None:
         """Keep a window back, twice as long as the last time."""

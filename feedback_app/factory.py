@@ -21,7 +21,9 @@ from mode import Service
 
 from agents import feedback as feedback_agent
 from agents.feedback import Folder
+from agents.survey import survey
 from agents.window_close import Closer
+from feedback_app import __version__
 from feedback_app.cli import register_commands
 from feedback_app.closing import CloseRules
 from feedback_app.core.clock import Clock, SystemClock
@@ -33,6 +35,7 @@ from feedback_app.folding import FoldRules
 from feedback_app.health import Health
 from feedback_app.liveness import Liveness
 from feedback_app.memory import share_arenas
+from feedback_app.metrics import Metrics
 from feedback_app.provisioning import check_database, ensure_topics
 from feedback_app.retry import retrying
 from feedback_app.settings import BatchingMode, Settings
@@ -46,6 +49,7 @@ from feedback_app.web.agents import agent_views
 from feedback_app.web.answers import plain_answers
 from feedback_app.web.events import Ingest, event_views
 from feedback_app.web.health import health_views
+from feedback_app.web.metrics import metrics_views
 from feedback_app.web.partitions import partition_views
 from feedback_app.web.token import open_to_others, token_guard
 from tables.feedback_windows import FeedbackWindows
@@ -110,6 +114,7 @@ class FeedbackApp(faust.App):
     sink: Sink
     health: Health
     liveness: Liveness
+    metrics: Metrics
     windows: FeedbackWindows
     ingest: Ingest
 
@@ -254,14 +259,25 @@ def create_app(
     app.settings = settings
     app.health = Health()
     app.liveness = liveness or Liveness()
-    app.sink = sink or MongoSink(settings, clock=clock)
-    app.windows = FeedbackWindows(app, settings, topics, clock, app.liveness)
+    app.metrics = Metrics()
+    app.sink = sink or MongoSink(settings, clock=clock, meter=app.metrics)
+    app.windows = FeedbackWindows(app, settings, topics, clock, app.liveness, app.metrics)
+    app.metrics.watch(
+        app.windows,
+        app.health,
+        app.liveness,
+        clock,
+        partitions=settings.partitions,
+        mode=settings.batching_mode.value,
+        version=__version__,
+    )
     app.tables.add(app.windows)
     app.ingest = Ingest(settings, app.liveness)
     feedback_agent.register(app, app.windows, topics)
     _register_work(app, settings, topics, clock)
     for path, view in {
         **health_views(app.windows, app.health, app.liveness),
+        **metrics_views(app.metrics),
         **agent_views(app, app.windows, topics.partitions),
         **event_views(app.ingest),
         **partition_views(app, app.windows, topics.partitions, topics.sources),
@@ -275,8 +291,10 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
     """Say what runs on each partition that the worker owns."""
     lateness = Lateness(settings.grace_ms, settings.retention_ms)
     partition_of = partitioner(topics.partitions)
-    folder = Folder(app.windows, app.sink, clock, app.health)
-    closer = Closer(app.windows, app.sink, clock, app.health, lateness, settings.idle_ms, settings.batch_size)
+    folder = Folder(app.windows, app.sink, clock, app.health, app.metrics)
+    closer = Closer(
+        app.windows, app.sink, clock, app.health, lateness, settings.idle_ms, settings.batch_size, app.metrics
+    )
 
     def work(owned: OwnedPartition) -> Any:
         fold_rules = FoldRules(
@@ -295,7 +313,7 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
             joint_events=settings.batching_mode is BatchingMode.GLOBAL,
             split_by_agent=settings.batching_mode is BatchingMode.AGENT,
         )
-        return (folder.run(owned, fold_rules), closer.run(owned, close_rules))
+        return (folder.run(owned, fold_rules), closer.run(owned, close_rules), survey(owned))
 
     app.windows.work = work
 

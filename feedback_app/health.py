@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from feedback_app.errors import FeedbackError
@@ -16,6 +16,8 @@ class Health:
         self._stale: set[str] = set()
         self._refused: set[str] = set()
         self._database_error = ""
+        #: How many writes were not taken, so far.
+        self.failed_writes = 0
 
     @contextmanager
     def waiting_for_database(self) -> Iterator[None]:
@@ -35,6 +37,7 @@ class Health:
     def database_failed(self, error: FeedbackError) -> None:
         """Note that a write was not taken, and is tried again."""
         self._database_error = error.message
+        self.failed_writes += 1
 
     def stale(self, document_id: str) -> None:
         """Note a window whose document is ahead of our state."""
@@ -49,10 +52,30 @@ class Health:
         self._stale.discard(document_id)
         self._refused.discard(document_id)
 
+    def given_up(self, document_ids: Iterable[str]) -> None:
+        """Forget windows that are another worker's from now on."""
+        for document_id in document_ids:
+            self.closed(document_id)
+
+    @property
+    def waits_for_database(self) -> bool:
+        """Whether a write is under way that was not taken, and none was taken since."""
+        return bool(self._waiting_for_database and self._database_error)
+
+    @property
+    def stale_windows(self) -> int:
+        """How many windows have a document that is ahead of our state."""
+        return len(self._stale)
+
+    @property
+    def refused_windows(self) -> int:
+        """How many windows have a document that the database refuses."""
+        return len(self._refused)
+
     def degraded(self) -> list[str]:
         """Return the reasons, in words; none when all is well."""
         reasons = []
-        if self._waiting_for_database and self._database_error:
+        if self.waits_for_database:
             reasons.append(f"waiting for the database: {self._database_error}")
         if self._stale:
             reasons.append(f"{len(self._stale)} windows have a document that is ahead of the state")

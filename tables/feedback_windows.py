@@ -16,6 +16,7 @@ from feedback_app.admin import Admin
 from feedback_app.core.clock import Clock
 from feedback_app.errors import BrokerError, Fenced
 from feedback_app.liveness import Liveness
+from feedback_app.measuring import Meter, PartitionFigures, Source, lag
 from feedback_app.provisioning import Identities, identify
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
@@ -30,6 +31,9 @@ _REBALANCE_EXPECTED_S: Final = 2.0
 
 #: How often the group is told the offsets that were reached.
 _TELL_GROUP_S: Final = 0.25
+
+#: How often the broker is asked for the ends of topics that nothing is fetched from.
+_ASK_FOR_ENDS_S: Final = 10.0
 
 #: How often forwarded records that are counted are deleted.
 _TRIM_S: Final = 60.0
@@ -53,7 +57,9 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
     keeps getting heartbeats; a partition starts as soon as it is ready, whatever the others do.
     """
 
-    def __init__(self, app: Any, settings: Settings, topics: Topics, clock: Clock, liveness: Liveness) -> None:
+    def __init__(
+        self, app: Any, settings: Settings, topics: Topics, clock: Clock, liveness: Liveness, meter: Meter
+    ) -> None:
         super().__init__(
             app,
             name=TABLE_NAME,
@@ -77,6 +83,7 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         self._topics = topics
         self._clock = clock
         self._liveness = liveness
+        self._meter = meter
         self._owned: dict[int, _Ownership] = {}
         self._assigned_once = False
         self._told: dict[TP, int] = {}
@@ -135,6 +142,38 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         waiting = sorted(number for number, ownership in self._owned.items() if not ownership.ready)
         return f"restoring partitions {waiting}" if waiting else ""
 
+    def restoring(self) -> int:
+        """Return how many partitions are owned and not restored yet."""
+        return sum(not ownership.ready for ownership in self._owned.values())
+
+    def figures(self) -> Iterator[PartitionFigures]:
+        """Yield the figures of the partitions that are owned and restored. Asks nobody."""
+        for number, ownership in self._owned.items():
+            if not ownership.ready:
+                continue
+            owned = ownership.partition
+            record, schedule = owned.state.record, owned.schedule
+            yield PartitionFigures(
+                partition=number,
+                lag=dict(self._lags(owned)),
+                watermark_ms=record.watermark if record.watermark >= 0 else None,
+                cached=owned.state.cached,
+                open=schedule.open,
+                due=schedule.due,
+                backlog_s=schedule.backlog_s,
+            )
+
+    def _lags(self, owned: OwnedPartition) -> Iterator[tuple[Source, int]]:
+        progress = self._consumer.progress(owned.partition)
+        sources: tuple[tuple[Source, str], ...] = (
+            ("feedback", self._topics.feedback),
+            ("repartition", self._topics.repartition),
+        )
+        for source, topic in sources:
+            folded_to = max(owned.starts[topic], owned.state.record.offsets.get(topic, 0))
+            if topic in progress and (behind := lag(progress[topic], folded_to)) is not None:
+                yield source, behind
+
     def signs(self) -> Iterator[str]:
         """Yield, in words, which partitions are owned and not worked on: lost to another worker, say, while the group
         does not say so."""
@@ -166,6 +205,7 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
             identities=identities,
             cached=cached,
             liveness=self._liveness,
+            meter=self._meter,
         )
         ownership = self._owned[number] = _Ownership(owned)
         self._spawn(ownership, self._take_over(ownership))
@@ -201,6 +241,12 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         }
         if offsets and offsets != self._told and await self._consumer.tell_group(offsets):
             self._told = offsets
+
+    @Service.task
+    async def _ask_for_ends(self) -> None:
+        """Know where the topics end, also while nothing is fetched from them."""
+        async for _ in self.itertimer(_ASK_FOR_ENDS_S, name="ends"):
+            await self._consumer.ask_for_ends()
 
     @Service.task
     async def _trim_forwarded(self) -> None:

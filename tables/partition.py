@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -13,12 +14,14 @@ from feedback_app.core.state import PARTITION_RECORD_KEY, PartitionRecord
 from feedback_app.core.transaction import Transaction
 from feedback_app.errors import Fenced, StateError
 from feedback_app.liveness import Liveness
+from feedback_app.measuring import Meter, measured_transaction
 from feedback_app.provisioning import Identities
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
 from feedback_app.transport.source import Batch
 from feedback_app.transport.transactions import TransactionalProducer
 from tables.restore import Restored, Restorer
+from tables.schedule import Schedule
 from tables.state import PartitionState
 from tables.store import PartitionStore, Position
 
@@ -50,6 +53,7 @@ class OwnedPartition:
         identities: Identities,
         cached: int,
         liveness: Liveness,
+        meter: Meter,
     ) -> None:
         self.partition = partition
         self.identities = identities
@@ -57,18 +61,22 @@ class OwnedPartition:
         self.inbox: asyncio.Queue[Batch] = asyncio.Queue()
         #: Where the next batch of each source topic has to start.
         self.expected: dict[str, int] = {}
+        #: Where reading began, for each source topic.
+        self.starts: dict[str, int] = {}
+        #: How far closing has come.
+        self.schedule = Schedule()
         #: Wall time since which nothing has been folded.
         self.silent_since_ms = clock.now_ms()
         #: True while a batch that was taken from the inbox is not committed yet.
         self.folding = False
         #: True while a close pass with as many windows as it may have waits for its turn: windows are piling up.
         self.turn_wanted = False
-        self._starts: dict[str, int] = {}
         self._settings = settings
         self._topics = topics
         self._clock = clock
         self._cached = cached
         self._liveness = liveness
+        self._meter = meter
         self._released = False
         self._producer = TransactionalProducer(settings, partition, liveness=liveness)
         self._store: PartitionStore | None = None
@@ -89,6 +97,7 @@ class OwnedPartition:
             StateError: state and offsets contradict each other.
             BrokerError: the broker refused.
         """
+        began = time.perf_counter()
         store, restored = await self._producer.run(self._fence_and_restore)
         self._state = PartitionState(store, self._cached)
         refuse_other_topics(self._state.record, self.identities)
@@ -99,8 +108,8 @@ class OwnedPartition:
             restored.records,
             starts,
         )
-        self.expected = dict(starts)
-        self._starts = starts
+        self.expected, self.starts = dict(starts), starts
+        self._meter.restored(restored.records, time.perf_counter() - began)
 
     def accept(self, batch: Batch) -> bool:
         """Take a batch if it continues what there is; else return False: it was fetched for a former assignment, or
@@ -116,7 +125,7 @@ class OwnedPartition:
         while not self.inbox.empty():
             self.inbox.get_nowait()
         offsets = self.state.record.offsets
-        self.expected = {topic: max(start, offsets.get(topic, start)) for topic, start in self._starts.items()}
+        self.expected = {topic: max(start, offsets.get(topic, start)) for topic, start in self.starts.items()}
 
     def _fence_and_restore(self) -> tuple[PartitionStore, Restored]:
         self._producer.fence()
@@ -140,7 +149,8 @@ class OwnedPartition:
             Aborted: nothing has changed; the same records can be folded again.
             Fenced, BrokerError, StateError: the partition must be given up.
         """
-        await self._producer.run(lambda: self._commit(transaction))
+        with measured_transaction(self._meter):
+            await self._producer.run(lambda: self._commit(transaction))
         self.state.apply(transaction)
 
     def _commit(self, transaction: Transaction) -> None:
@@ -148,6 +158,14 @@ class OwnedPartition:
         last = self._producer.transact(transaction.sends, self._topics.changelog, transaction.changes, record)
         with self._liveness.step(f"partition {self.partition}: RocksDB does not take a write"):
             self.state.persist(transaction, Position(last + 1, self._clock.now_ms(), self.identities.changelog))
+
+    async def count_open(self, after: bytes, until_end: int | None, limit: int) -> tuple[int, bytes]:
+        """See :meth:`PartitionStore.count_open`.
+
+        In the producer's thread: while a scan is under way the store must not be closed, or its folder would stay
+        locked for the next assignment; and the release waits for that thread.
+        """
+        return await self._producer.run(lambda: self.state.count_open(after, until_end, limit))
 
     async def settle(self) -> bool:
         """Wait, within a deadline, until the step under way is committed, and let no other begin.

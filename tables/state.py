@@ -37,6 +37,16 @@ class PartitionState:
     def record(self) -> PartitionRecord:
         return self._record
 
+    @property
+    def cached(self) -> int:
+        """How many windows are in memory."""
+        return len(self._cache)
+
+    @property
+    def cursor(self) -> bytes:
+        """From where on due windows are taken next."""
+        return self._cursor
+
     def stored(self, key: bytes) -> bytes | None:
         """Return the value stored under *key*."""
         return self._store.get(key)
@@ -57,6 +67,10 @@ class PartitionState:
         """Return the end of the newest open window; None when none is open."""
         key = self._store.newest_open()
         return None if key is None else end_of(key)
+
+    def count_open(self, after: bytes, until_end: int | None, limit: int) -> tuple[int, bytes]:
+        """See :meth:`PartitionStore.count_open`."""
+        return self._store.count_open(after, until_end, limit)
 
     # -- the close schedule ----------------------------------------------------------------------------------------
 

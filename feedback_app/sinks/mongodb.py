@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -26,6 +28,7 @@ from pymongo.read_concern import ReadConcern
 from feedback_app.core.clock import Clock, SystemClock
 from feedback_app.core.documents import Document, date
 from feedback_app.errors import SettingsError
+from feedback_app.measuring import NO_METER, Collection, CommandOutcome, Meter, Operation
 from feedback_app.settings import PREFIX, Settings
 from feedback_app.sinks import Outcome, SinkUnavailable
 from feedback_app.sinks.expiry import EXPIRY, plan
@@ -35,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 _Collection = AgnosticCollection[Document]
 _Operation = InsertOne[Document] | ReplaceOne[Document] | UpdateOne
+
+_OPERATION_NAMES: Final[dict[type, Operation]] = {InsertOne: "insert", ReplaceOne: "replace", UpdateOne: "update"}
 
 _SERVER_SELECTION_S: Final = 5.0
 #: How long the server may take over one command, and so much more for each operation in a large bulk write.
@@ -63,6 +68,7 @@ class MongoSink:
         windows_collection: str = "feedback_windows",
         items_collection: str = "feedback",
         clock: Clock | None = None,
+        meter: Meter = NO_METER,
         server_selection_timeout_s: float = _SERVER_SELECTION_S,
         command_timeout_s: float | None = None,
     ) -> None:
@@ -73,6 +79,7 @@ class MongoSink:
             windows_collection: where windows go.
             items_collection: where items go.
             clock: tells ``closedAt``; the machine's by default.
+            meter: is told of every command.
             server_selection_timeout_s: how long a call waits for a server that can't be reached; the URL's
                 option of that name wins, here and below.
             command_timeout_s: how long a call waits for a server that does not answer; by default 20 s, and 10 ms
@@ -84,6 +91,7 @@ class MongoSink:
         self._clock = clock or SystemClock()
         self._items_expire_after_s = settings.items_expire_after_s
         self._windows_expire_after_s = settings.windows_expire_after_s
+        self._meter = meter
         command_timeout_s = command_timeout_s or _COMMAND_S + _OPERATION_S * settings.batch_size
         self._client = _connect(settings, server_selection_timeout_s, command_timeout_s)
         database = self._client.get_database(settings.mongodb_database)
@@ -215,6 +223,7 @@ class MongoSink:
         )
         refused.update({there[position]["_id"]: failure.message for position, failure in replaced.failures.items()})
         if refused:
+            self._meter.items_refused(len(refused))
             reason = next(iter(refused.values()))
             logger.warning("%s of %s items are refused; one reason: %s", len(refused), len(newest), reason)
         return len(refused)
@@ -260,7 +269,8 @@ class MongoSink:
         if not operations:
             return Written(0, {})
         try:
-            result = await collection.bulk_write(operations, ordered=False)
+            with self._measured(collection, _OPERATION_NAMES[type(operations[0])], len(operations)):
+                result = await collection.bulk_write(operations, ordered=False)
         except BulkWriteError as error:
             return Written.from_details(error.details)
         except (BSONError, OverflowError, UnicodeError) as error:
@@ -287,11 +297,31 @@ class MongoSink:
         try:
             for start in range(0, len(ids), _IDS_IN_ONE_QUERY):
                 some = {"_id": {"$in": ids[start : start + _IDS_IN_ONE_QUERY]}}
-                async for stored in collection.find(some, {"count": 1}):
-                    counts[stored["_id"]] = stored.get("count")
+                with self._measured(collection, "find", 1):
+                    async for stored in collection.find(some, {"count": 1}):
+                        counts[stored["_id"]] = stored.get("count")
         except PyMongoError as error:
             raise SinkUnavailable(describe(error)) from None
         return counts
+
+    @contextmanager
+    def _measured(self, collection: _Collection, operation: Operation, operations: int) -> Iterator[None]:
+        """Tell of one command; of one that is cancelled, nothing is known."""
+        name: Collection = "windows" if collection is self._windows else "items"
+        began = time.perf_counter()
+        outcome: CommandOutcome | None = None
+        try:
+            yield
+            outcome = "answered"
+        except BulkWriteError:
+            outcome = "answered"  # some documents were not written
+            raise
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            if outcome is not None:
+                self._meter.command(name, operation, operations, outcome, time.perf_counter() - began)
 
 
 def _connect(

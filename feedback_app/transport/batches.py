@@ -27,6 +27,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
 from feedback_app.liveness import Liveness
+from feedback_app.measuring import Progress
 from feedback_app.transport.source import Batch, PartitionSource
 
 #: Opens a source for a partition, at an offset for each topic. May block.
@@ -132,6 +133,17 @@ class Reading:
         """Whether nothing is fetched, and nothing that was fetched is to be taken up."""
         return self.task is not None and self.task.done() and not self._waiting
 
+    @property
+    def progress(self) -> Mapping[str, Progress]:
+        """How far each topic is read; empty before that is known."""
+        opened = self._source.done() and not self._source.cancelled() and self._source.exception() is None
+        return self._source.result().progress if opened else {}
+
+    async def ask_for_ends(self) -> None:
+        """Let the source find out where its topics end, if nothing is fetched that would tell."""
+        if self._source.done() and self._waiting and not self._stopped:
+            await self._run(self._source.result().ask_for_ends)
+
     def taken_up(self, batch: Batch) -> bool:
         """Note that *batch* is being worked on; return whether nothing is waiting any more."""
         left = [other for other in self._waiting if other is not batch]
@@ -222,6 +234,15 @@ class BatchConsumer(driver.Consumer):
         """Say whether everything that there is on the partition's source topics has been read and taken up."""
         reading = self._readings.get(partition)
         return reading is not None and await reading.at_the_end()
+
+    def progress(self, partition: int) -> Mapping[str, Progress]:
+        """Return how far a partition's source topics are read; empty where that is not known."""
+        reading = self._readings.get(partition)
+        return reading.progress if reading is not None else {}
+
+    async def ask_for_ends(self) -> None:
+        """Find out where the topics end that nothing is fetched from."""
+        await asyncio.gather(*(reading.ask_for_ends() for reading in list(self._readings.values())))
 
     async def tell_group(self, offsets: Mapping[TP, int]) -> bool:
         """See :meth:`ConsumerThread.tell_group`."""

@@ -7,6 +7,7 @@ that leave the interpreter to the fold. Measured, that saves a quarter of an eve
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -16,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from feedback_app.connections import ANSWER_S, learn_leader, librdkafka_config, passes
 from feedback_app.errors import BrokerError, StateError
 from feedback_app.liveness import Liveness, watched
+from feedback_app.measuring import Progress
 from feedback_app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,10 @@ _AHEAD_KB: Final = 2_048
 #: Asked for at once, compressed; a larger batch comes by itself. librdkafka decompresses all of an answer before it
 #: looks at the bound above, so this one is what a flood of records that compress to nothing is up against.
 _ANSWER_BYTES: Final = 256 << 10
+
+#: How old the known end of a topic may be before the broker is asked; and how long it may take to answer.
+_HEARD_LATELY_S: Final = 5.0
+_END_S: Final = 1.0
 
 
 class Batch(NamedTuple):
@@ -64,6 +70,11 @@ class PartitionSource:
         self._read_to = dict(offsets)
         #: Where the end of a topic was last met.
         self._ends: dict[str, int] = {}
+        #: Where each topic ends, as far as is known.
+        self._known_ends: dict[str, int] = {}
+        self._heard_at = 0.0
+        #: How far each topic is read. It is replaced as a whole, and may be looked at in any thread.
+        self.progress: Mapping[str, Progress] = {}
         self._gone = ""
         consumer = confluent_kafka.Consumer(
             librdkafka_config(settings)
@@ -100,6 +111,11 @@ class PartitionSource:
         messages = self._consumer.consume(1, timeout)
         if messages:
             messages += self._consumer.consume(BATCH_RECORDS - 1, 0)
+        batches = self._batches(messages)
+        self._hear_ends()
+        return batches
+
+    def _batches(self, messages: list[Message]) -> list[Batch]:
         if self._gone:
             raise BrokerError(f"partition {self.partition} can't be read any more: {self._gone}")
         records = [message for message in messages if message.error() is None]
@@ -122,6 +138,41 @@ class PartitionSource:
             if read_to < end or self._ends.get(topic) != read_to:
                 return False
         return True
+
+    def ask_for_ends(self) -> None:
+        """Ask the broker where the topics end, unless it has told so lately. It may not answer: then nothing changes.
+
+        Every fetch tells (:meth:`_hear_ends`); this is for a source that nothing is fetched from, because what it has
+        fetched is not taken up: its lag would stand still just when it grows.
+        """
+        if time.monotonic() - self._heard_at < _HEARD_LATELY_S:
+            return
+        for topic in self._starts:
+            try:
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, self.partition), _END_S)
+            except KafkaException as error:
+                logger.debug("%s[%s]: its end is not known: %s", topic, self.partition, error.args[0].str())
+                return
+            self._ends_at(topic, end)
+        self._note_progress()
+
+    def _hear_ends(self) -> None:
+        """Note the ends that came with the last fetch: librdkafka keeps them, so this asks nobody and takes 2 us."""
+        for topic in self._starts:
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, self.partition), cached=True)
+            self._ends_at(topic, end)
+        self._note_progress()
+
+    def _ends_at(self, topic: str, end: int) -> None:
+        if end >= 0:  # else it is not known yet
+            self._known_ends[topic] = max(end, self._known_ends.get(topic, 0))
+
+    def _note_progress(self) -> None:
+        self._heard_at = time.monotonic()
+        self.progress = {
+            topic: Progress(start, self._read_to[topic], self._known_ends.get(topic))
+            for topic, start in self._starts.items()
+        }
 
     def close(self) -> None:
         """Let go of the broker."""

@@ -18,6 +18,7 @@ from feedback_app.core.watermark import Lateness
 from feedback_app.errors import Aborted
 from feedback_app.folding import FoldRules
 from feedback_app.health import Health
+from feedback_app.measuring import NO_METER
 from feedback_app.sinks.counting import CountingSink
 from feedback_app.topics import Topics
 from feedback_app.transport.source import Batch
@@ -96,7 +97,7 @@ def batches(*sizes: int) -> list[Batch]:
 async def run(owned: Owned, until: Sequence[int]) -> Table:
     """Let a folder work until *until* was committed."""
     table = Table()
-    folder = Folder(cast(Any, table), CountingSink(), SystemClock(), Health())
+    folder = Folder(cast(Any, table), CountingSink(), SystemClock(), Health(), NO_METER)
     task = asyncio.create_task(folder.run(cast(Any, owned), RULES))
     try:
         async with asyncio.timeout(10):
