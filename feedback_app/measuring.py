@@ -132,7 +132,7 @@ class PartitionFigures:
         cached: windows in memory.
         open: open windows, due ones too.
         due: windows that are due and not closed yet.
-        backlog_s: for how long there has been something due.
+        backlog_s: since closing last had nothing left to do.
     """
 
     partition: int

@@ -314,5 +314,5 @@ def _partition_families() -> dict[str, GaugeMetricFamily]:
         "cached": family("cached_windows", "Windows in memory."),
         "open": family("open_windows", "Open windows, due ones too."),
         "due": family("due_windows", "Windows that are due and not closed yet."),
-        "backlog": family("close_backlog_seconds", "For how long there has been something due."),
+        "backlog": family("close_backlog_seconds", "Since closing last had nothing left to do."),
     }

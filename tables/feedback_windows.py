@@ -246,7 +246,8 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
     async def _ask_for_ends(self) -> None:
         """Know where the topics end, also while nothing is fetched from them."""
         async for _ in self.itertimer(_ASK_FOR_ENDS_S, name="ends"):
-            await self._consumer.ask_for_ends()
+            if self._owned:
+                await self._consumer.ask_for_ends()
 
     @Service.task
     async def _trim_forwarded(self) -> None:

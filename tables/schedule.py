@@ -33,7 +33,7 @@ class Schedule:
 
     @property
     def backlog_s(self) -> float:
-        """For how long there has been something due."""
+        """Since closing last had nothing left to do."""
         return self._monotonic() - self._caught_up_at
 
     def taken(self, windows: Sized, *, more: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import confluent_kafka
@@ -159,8 +160,9 @@ class PartitionSource:
     def _hear_ends(self) -> None:
         """Note the ends that came with the last fetch: librdkafka keeps them, so this asks nobody and takes 2 us."""
         for topic in self._starts:
-            _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, self.partition), cached=True)
-            self._ends_at(topic, end)
+            with suppress(KafkaException):  # what matters is told by the fetch itself
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, self.partition), cached=True)
+                self._ends_at(topic, end)
         self._note_progress()
 
     def _ends_at(self, topic: str, end: int) -> None:
