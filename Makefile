@@ -12,7 +12,7 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 	if $$name -c '$(CHECK_PYTHON)' >/dev/null 2>&1; then echo $$name; break; fi; done)
 
 # Tests that run at the same time: most of them wait most of the time. With 0 pytest runs them itself, as --pdb needs.
-JOBS ?= 2
+JOBS ?= 4
 
 help:
 	@echo 'make install             an environment with everything, in $(VENV)'
