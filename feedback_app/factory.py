@@ -38,6 +38,7 @@ from feedback_app.logs import json_logging, leave_out_banner, log_json_from_the_
 from feedback_app.memory import share_arenas
 from feedback_app.metrics import Metrics
 from feedback_app.provisioning import check_database, ensure_topics
+from feedback_app.rates import Rates
 from feedback_app.retry import retrying
 from feedback_app.settings import BatchingMode, LogFormat, Settings
 from feedback_app.sinks import Sink
@@ -128,6 +129,7 @@ class FeedbackApp(faust.App):
     health: Health
     liveness: Liveness
     metrics: Metrics
+    rates: Rates
     windows: FeedbackWindows
     ingest: Ingest
 
@@ -150,6 +152,7 @@ class FeedbackApp(faust.App):
         """Give the partitions up, and answer the requests that wait for the broker; then let go of the database."""
         closing = asyncio.create_task(self.ingest.close())
         await super().on_stop()
+        self.rates.tell()
         await closing
         await self.sink.close()
 
@@ -285,6 +288,7 @@ def create_app(
         mode=settings.batching_mode.value,
         version=__version__,
     )
+    app.rates = Rates(app.metrics.registry)
     app.tables.add(app.windows)
     app.ingest = Ingest(settings, app.liveness)
     feedback_agent.register(app, app.windows, topics)
@@ -344,6 +348,12 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
         gc.set_threshold(50_000, 20, 50)
 
     app.task(prepare)
+
+    async def tell_rates() -> None:
+        """Say now and then what was done."""
+        await app.rates.run()
+
+    app.task(tell_rates)
 
 
 def _credentials(settings: Settings) -> CredentialsT | None:

@@ -1,6 +1,6 @@
 """A worker, ``faust -A tests.functional.talkative_worker``, that says something in every way that there is.
 
-With ``CRASHES`` in the environment it crashes then.
+With ``CRASHES`` in the environment it crashes then. It tells its rates every second.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from feedback_app.settings import load_settings
 SAID = 'all at once: "ü" \\ \u2028 \ud800\nand on a second line'
 
 app: Any = create_app(load_settings())
+app.rates.every_s = 1.0
 _preflight = app.preflight
 
 

@@ -1,11 +1,13 @@
-"""What a worker writes to its log: as JSON, one object a line, whoever says it and in whatever way."""
+"""What a worker writes to its log: as JSON, one object a line, whoever says it and in whatever way; and its rates."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,13 +16,22 @@ import pytest
 
 from feedback_app.embedded.worker import WorkerProcess, environment
 from feedback_app.provisioning import ensure_topics
+from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import LogFormat, Settings
 from feedback_app.topics import Topics
+from feedback_app.traffic import Traffic, scenario, send, spread
 from tests.functional.talkative_worker import SAID
-from tests.services.workers import terminate, until
+from tests.functional.test_metrics import misplace
+from tests.functional.test_worker import closed, event
+from tests.services.metrics import Scrape
+from tests.services.workers import StartWorker, terminate, until
 
 MakeSettings = Callable[..., Settings]
 
+_RATES = re.compile(
+    r"in \d+ s: (\d+) records counted, (\d+) late, (\d+) dead letters, (\d+) forwarded; (\d+) windows closed; "
+    r"(\d+) transactions(.*)"
+)
 _SHOWN = SAID.encode("utf-8", "backslashreplace").decode()
 
 
@@ -121,6 +132,62 @@ def test_what_keeps_a_worker_from_starting_is_one_json_object_too(
     (line,) = parsed(ended(ours, command))
     assert (line["level"], line["logger"]) == ("CRITICAL", "feedback_app.logs")
     assert "has 3 partitions" in line["message"]
+
+
+def test_the_rates_add_up_to_what_was_sent(embedded_broker: str, settings: MakeSettings) -> None:
+    ours = settings(
+        embedded_broker,
+        log_format=LogFormat.JSON,
+        partitions=3,
+        batch_time_ms=2_000,
+        grace_ms=1_000,
+        idle_ms=1_500,
+        retention_ms=15_000,
+        store_items=False,
+    )
+    ensure_topics(ours, Topics.of(ours).specs())
+    with LoudWorker(ours, None) as worker:
+        worker.wait_until_ready()
+        traffic = Traffic()
+        plan = scenario(ours, seed=7, agents=30, late_share=0.02, invalid_share=0.02)
+        send(ours, plan, spread(2_000, 60), traffic, lambda sent: None)
+        misplaced = misplace(ours, 60)
+        verdict = closed(ours)
+        until(lambda: " counted, " in worker.output())
+        read = Scrape.of(worker)
+        assert terminate(worker) == 0
+        lines = parsed(worker.output())
+    numbers, ends = [], set()
+    for line in lines:
+        if line["logger"] == "feedback_app.rates":
+            found = _RATES.fullmatch(line["message"])
+            assert found, line
+            *counts, end = found.groups()
+            numbers.append([int(count) for count in counts])
+            ends.add(end)
+            assert line["level"] == "INFO"
+    *records, windows, transactions = map(sum, zip(*numbers, strict=True))
+    assert records == [verdict.counted, traffic.late.total(), traffic.invalid.total(), misplaced]
+    assert windows == read.total("feedback_windows_closed_total") >= verdict.documents
+    assert transactions >= read.total("feedback_transactions_total", outcome="committed") > 0
+    assert "; lag 0 in 3 partitions" in ends
+
+    of_windows = {line["logger"] for line in lines if "windows closed" in line["message"]}
+    assert of_windows == {"feedback_app.rates"}, "no line a pass"
+
+
+def test_a_worker_that_stops_tells_what_it_has_not_told_yet(
+    embedded_broker: str, settings: MakeSettings, start_worker: StartWorker
+) -> None:
+    worker = start_worker(settings(embedded_broker, partitions=2, batch_time_ms=3_600_000, store_items=False))
+    now = time.time_ns() // 1_000_000
+    with FeedbackPublisher(worker.settings) as publisher:
+        for number in range(7):
+            publisher.publish_bytes(b"agent-1", event(number, "agent-1", now))
+    until(lambda: Scrape.of(worker).total("feedback_records_total", outcome="counted") == 7, 30)
+    assert terminate(worker) == 0
+    (line,) = re.findall(r"in \d+ s: .*", worker.log.read_text())
+    assert ": 7 records counted, 0 late, 0 dead letters, 0 forwarded; 0 windows closed; " in line
 
 
 def ended(settings: Settings, command: Sequence[str], **more: str) -> str:
