@@ -104,7 +104,7 @@ class Closer:
         # What has changed since its document was built stays due.
         owned.state.put_back(due.key for due in stored if due.key not in transaction.changes)
         if stored:
-            logger.info("partition %s: %s windows closed", owned.partition, len(stored))
+            logger.debug("partition %s: %s windows closed", owned.partition, len(stored))
         if closed := [due for due in stored if due.key in transaction.changes]:
             owned.schedule.closed(len(closed))
             self.meter.flushed(closed, len(transaction.sends), self.clock.now_ms())

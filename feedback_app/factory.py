@@ -34,11 +34,13 @@ from feedback_app.errors import FeedbackError, SettingsError
 from feedback_app.folding import FoldRules
 from feedback_app.health import Health
 from feedback_app.liveness import Liveness
+from feedback_app.logs import json_logging, leave_out_banner, log_json_from_the_start, show_as_json
 from feedback_app.memory import share_arenas
 from feedback_app.metrics import Metrics
 from feedback_app.provisioning import check_database, ensure_topics
+from feedback_app.rates import Rates
 from feedback_app.retry import retrying
-from feedback_app.settings import BatchingMode, Settings
+from feedback_app.settings import BatchingMode, LogFormat, Settings
 from feedback_app.sinks import Sink
 from feedback_app.sinks.mongodb import MongoSink
 from feedback_app.topics import Topics
@@ -72,6 +74,15 @@ _RESUMING = "resuming"
 class FeedbackWorker(WatchedWorker):
     """The worker, which checks what it needs before it starts, and tells our own errors without a stack trace."""
 
+    def __init__(self, app: Any, *services: Any, **options: Any) -> None:
+        self._logs_json = app.settings.log_format is LogFormat.JSON
+        if self._logs_json:
+            log_json_from_the_start()
+            options["quiet"] = True
+        super().__init__(app, *services, **options)
+        if self._logs_json:
+            self.spinner = None
+
     def execute_from_commandline(self) -> Any:
         """Run until stopped. An error that we have words for is the last line on stderr, and decides the exit code."""
         share_arenas()
@@ -85,7 +96,10 @@ class FeedbackWorker(WatchedWorker):
             if not isinstance(self.crash_reason, FeedbackError):
                 leave(cast(int, end.code))
             failure = self.crash_reason
-        failure.show()
+        if self._logs_json:
+            show_as_json(failure.message)
+        else:
+            failure.show()
         leave(failure.exit_code)
 
     def _check_web_address(self) -> None:
@@ -115,6 +129,7 @@ class FeedbackApp(faust.App):
     health: Health
     liveness: Liveness
     metrics: Metrics
+    rates: Rates
     windows: FeedbackWindows
     ingest: Ingest
 
@@ -137,6 +152,7 @@ class FeedbackApp(faust.App):
         """Give the partitions up, and answer the requests that wait for the broker; then let go of the database."""
         closing = asyncio.create_task(self.ingest.close())
         await super().on_stop()
+        self.rates.tell()
         await closing
         await self.sink.close()
 
@@ -253,6 +269,7 @@ def create_app(
         web_host=_reachable(settings.web_host),
         web_port=settings.web_port,
         web_application_options={"middlewares": [plain_answers, *token_guard(settings)]},
+        logging_config=json_logging() if settings.log_format is LogFormat.JSON else None,
         TableManager=SelfRestoringTables,
         Worker=FeedbackWorker,
     )
@@ -271,6 +288,7 @@ def create_app(
         mode=settings.batching_mode.value,
         version=__version__,
     )
+    app.rates = Rates(app.metrics.registry)
     app.tables.add(app.windows)
     app.ingest = Ingest(settings, app.liveness)
     feedback_agent.register(app, app.windows, topics)
@@ -284,6 +302,8 @@ def create_app(
     }.items():
         app.page(path)(view)
     register_commands(app, settings)
+    if settings.log_format is LogFormat.JSON:
+        leave_out_banner()
     return app
 
 
@@ -328,6 +348,12 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
         gc.set_threshold(50_000, 20, 50)
 
     app.task(prepare)
+
+    async def tell_rates() -> None:
+        """Say now and then what was done."""
+        await app.rates.run()
+
+    app.task(tell_rates)
 
 
 def _credentials(settings: Settings) -> CredentialsT | None:

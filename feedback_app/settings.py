@@ -58,6 +58,13 @@ class BatchingMode(StrEnum):
     HYBRID = "hybrid"
 
 
+class LogFormat(StrEnum):
+    """What the lines of the worker's log are."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 class Settings(BaseSettings):
     """Everything that can be set from outside; see docs/operations.md for what each one means."""
 
@@ -105,6 +112,8 @@ class Settings(BaseSettings):
     web_port: Annotated[int, Field(ge=1, le=65_535)] = 6066
     web_token: SecretStr | None = None
     web_faust_pages: bool = False
+
+    log_format: LogFormat = LogFormat.TEXT
 
     @field_validator("broker_url")
     @classmethod

@@ -17,6 +17,8 @@ from feedback_app.embedded.process import free_port
 from feedback_app.provisioning import open_database
 from feedback_app.settings import PREFIX, Settings
 
+_OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -119,6 +121,40 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
     result = run(*command.split(), "--help")
     assert result.returncode == 0
     assert "--json" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("feedback-app d", ["demo"]),
+        ("feedback-app demo --w", ["--window-ms"]),
+        ("faust -A feedback_app si", ["simulate"]),
+        ("faust -A feedback_app dead-letters r", ["replay"]),
+        ("faust -A feedback_app verify --u", ["--until-closed"]),
+        ("faust -A feedback_app worker --logl", ["--loglevel"]),
+    ],
+)
+def test_bash_completes_what_is_typed(settings: Callable[..., Settings], words: str, completions: list[str]) -> None:
+    """As docs/operations.md sets it up; no broker and no database is there."""
+    settings("kafka://127.0.0.1:1", mongodb_url="mongodb://127.0.0.1:1")  # none from the environment
+    _, _, section = _OPERATIONS.read_text(encoding="utf-8").partition("### Completion in the shell\n")
+    function = "_faust_feedback_app" if words.startswith("faust") else "_feedback_app_completion"
+    script = f"""
+        {section.partition("```sh")[2].partition("```")[0]}
+        COMP_WORDS=({words}) COMP_CWORD={words.count(" ")}
+        {function} {words.partition(" ")[0]}
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": path},
+        timeout=60,
+    )
+    assert (result.stderr, result.stdout.split()) == ("", completions)
 
 
 def test_forget_erases_the_items_of_one_user_and_says_what_stays(run: Run, items: Collection[dict[str, Any]]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
+import logging.config
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -26,13 +28,16 @@ from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import GroupAuthorizationFailedError, IllegalGenerationError, IllegalStateError
 from aiokafka.structs import TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # exported without saying so
+from faust.cli.faust import cli
 from faust.tables.recovery import Recovery
 from faust.tables.table import Table
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.utils.locks import Event
+from mode.utils.logging import setup_logging
 
 from feedback_app.factory import create_app
+from feedback_app.logs import JsonFormatter, json_logging, leave_out_banner
 from feedback_app.settings import Settings
 from feedback_app.sinks import Outcome
 from feedback_app.topics import Topics
@@ -169,6 +174,40 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(_DEADLINE_S):
         while not condition():  # noqa: ASYNC110  # of Faust's and aiokafka's, without an event to wait for
             await asyncio.sleep(0.01)
+
+
+# -- the log -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to_file", [True, False])
+def test_json_takes_the_place_of_every_formatter_and_of_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, to_file: bool
+) -> None:
+    configured: list[dict[str, Any]] = []
+    monkeypatch.setattr(logging.root, "handlers", [])  # mode clears them
+    monkeypatch.setattr(logging.config, "dictConfig", configured.append)
+    for logging_config in (None, json_logging()):
+        setup_logging(loglevel="warn", logfile="worker.log" if to_file else None, logging_config=logging_config)
+    stock, ours = configured
+    formatters = ours["formatters"]
+    assert (
+        {handler["formatter"] for handler in ours["handlers"].values()}
+        <= formatters.keys()
+        == stock["formatters"].keys()
+    )
+    assert all(formatter["()"] is JsonFormatter for formatter in formatters.values())
+    for part in ("version", "disable_existing_loggers", "handlers", "root"):
+        assert ours[part] == stock[part]
+
+
+def test_a_worker_without_a_banner_is_still_the_command_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = cli.commands["worker"]
+    monkeypatch.setitem(cli.commands, "worker", stock)
+    leave_out_banner()
+    ours = cli.commands["worker"]
+    assert ours is not stock
+    assert (ours.name, ours.help) == (stock.name, stock.help)
+    assert [option.name for option in ours.params] == [option.name for option in stock.params]
 
 
 # -- versions and settings -----------------------------------------------------------------------------------------

@@ -9,7 +9,15 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from feedback_app.errors import SettingsError
-from feedback_app.settings import PREFIX, BatchingMode, BrokerSecurity, SaslMechanism, Settings, load_settings
+from feedback_app.settings import (
+    PREFIX,
+    BatchingMode,
+    BrokerSecurity,
+    LogFormat,
+    SaslMechanism,
+    Settings,
+    load_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +79,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "web_port": 6_066,
         "web_token": None,
         "web_faust_pages": False,
+        "log_format": LogFormat.TEXT,
     }
 
 
