@@ -168,7 +168,7 @@ def machine() -> dict[str, Any]:
 def _table(comparison: Comparison) -> Iterator[str]:
     yield (
         f"`make bench`, {comparison.at}: {comparison.events:,} events, {comparison.agents:,} agents, 8 partitions, ten "
-        f"one-minute windows; {comparison.rounds} rounds; {os.cpu_count()} cores ({platform.machine()}), the "
+        f"one-minute windows; medians of rounds: {comparison.rounds}; {os.cpu_count()} cores ({platform.machine()}), the "
         "broker beside the contender."
     )
     yield ""
