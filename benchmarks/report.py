@@ -168,8 +168,8 @@ def machine() -> dict[str, Any]:
 def _table(comparison: Comparison) -> Iterator[str]:
     yield (
         f"`make bench`, {comparison.at}: {comparison.events:,} events, {comparison.agents:,} agents, 8 partitions, ten "
-        f"one-minute windows; medians of rounds: {comparison.rounds}; {os.cpu_count()} cores ({platform.machine()}), the "
-        "broker beside the contender."
+        f"one-minute windows; medians of rounds: {comparison.rounds}; {os.cpu_count()} cores ({platform.machine()}), "
+        "the broker beside the contender."
     )
     yield ""
     yield "| contender | events/s | spread | ours is | CPU µs an event | peak MB | windows |"
