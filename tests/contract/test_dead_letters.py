@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -312,8 +313,10 @@ def test_replays_at_the_same_time_send_each_letter_once(ours: Settings, monkeypa
             producer.fence()
             with TopicReader(ours) as reader:
                 topic = LetterTopic(ours, reader)
-                letters = topic.letters(topic.survey(lambda _: None, settled=True))
-                replay(letters, ALL, JUDGE, totals, limit=None, send=producer.replay, tell=print, report=lambda _: None)
+                survey = topic.survey(lambda _: None, settled=True)
+                with closing(topic.letters(survey)) as letters:  # before the reader, also when it was fenced
+                    send = producer.replay
+                    replay(letters, ALL, JUDGE, totals, limit=None, send=send, tell=print, report=lambda _: None)
         except Fenced:
             print("a later one goes on")
         return totals.sent
