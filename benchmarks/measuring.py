@@ -13,6 +13,8 @@ from typing import Protocol, Self
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from feedback_app.connections import answered
+
 #: What a contender that commits no offsets writes when it sees its first record.
 COUNTING = "counting"
 
@@ -214,7 +216,7 @@ class Watcher:
         )
         outputs = [TopicPartition(job.output, partition) for partition in range(job.partitions)]
         for output in outputs:  # what an earlier round published lies before
-            output.offset = self._output.get_watermark_offsets(output, timeout=10)[1]
+            output.offset = answered(self._output.get_watermark_offsets)(output, timeout=10)[1]
         self._output.assign(outputs)
 
     def __enter__(self) -> Self:
