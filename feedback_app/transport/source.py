@@ -112,8 +112,9 @@ class PartitionSource:
         messages = self._consumer.consume(1, timeout)
         if messages:
             messages += self._consumer.consume(BATCH_RECORDS - 1, 0)
-        batches = self._batches(messages)
         self._hear_ends()
+        batches = self._batches(messages)
+        self._note_progress()
         return batches
 
     def _batches(self, messages: list[Message]) -> list[Batch]:
@@ -155,6 +156,7 @@ class PartitionSource:
                 logger.debug("%s[%s]: its end is not known: %s", topic, self.partition, error.args[0].str())
                 return
             self._ends_at(topic, end)
+        self._heard_at = time.monotonic()
         self._note_progress()
 
     def _hear_ends(self) -> None:
@@ -163,14 +165,13 @@ class PartitionSource:
             with suppress(KafkaException):  # what matters is told by the fetch itself
                 _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, self.partition), cached=True)
                 self._ends_at(topic, end)
-        self._note_progress()
+        self._heard_at = time.monotonic()
 
     def _ends_at(self, topic: str, end: int) -> None:
         if end >= 0:  # else it is not known yet
             self._known_ends[topic] = max(end, self._known_ends.get(topic, 0))
 
     def _note_progress(self) -> None:
-        self._heard_at = time.monotonic()
         self.progress = {
             topic: Progress(start, self._read_to[topic], self._known_ends.get(topic))
             for topic, start in self._starts.items()
@@ -184,9 +185,7 @@ class PartitionSource:
         start = self._starts[topic]
         end = self._starts[topic] = (records[-1].offset() or 0) + 1
         self._read_to[topic] = max(self._read_to[topic], end)
-        # As it was with the answer that brought the records. Nobody is asked.
-        known = self._consumer.get_watermark_offsets(TopicPartition(topic, self.partition), cached=True)
-        return Batch(topic, self.partition, start, end, records, more=bool(known) and end < known[1])
+        return Batch(topic, self.partition, start, end, records, more=end < self._known_ends.get(topic, 0))
 
     def _on_error(self, error: KafkaError) -> None:
         logger.debug("librdkafka: %s", error.str())
