@@ -10,20 +10,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import aiohttp
 import orjson
 from faust.web import Request, Response, View
 from yarl import URL
 
 from feedback_app.core.documents import date, to_json
 from feedback_app.core.state import BEGINNING
-from feedback_app.web.agents import FORWARDED, limited, owner_of
+from feedback_app.web.peers import FORWARDED, JSON, NoPeer, ask_peer, owner_of
 from tables.feedback_windows import FeedbackWindows
 from tables.partition import OwnedPartition
 
-_ANSWER_S: Final = 5.0
 _LARGEST_ANSWER: Final = 4 << 20
-_JSON: Final = "application/json"
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|\+00:00)", re.ASCII)
 _TIMES: Final = ("watermark", "floor", "newestOpenEnd", "silentSince")
 
@@ -53,26 +50,14 @@ def partition_views(app: Any, table: FeedbackWindows, partitions: int, sources: 
 
         def _answer(self, rows: Any, unanswered: list[str]) -> Response:
             body = to_json({"partitions": list(rows), "unanswered": unanswered})
-            return self.bytes(body, content_type=_JSON)
+            return self.bytes(body, content_type=JSON)
 
         async def _ask(self, request: Request, url: str) -> Mapping[int, Row] | None:
             """Return what another worker says of its own partitions, by number; None when it does not answer."""
-            headers = {FORWARDED: "1"}
-            if "Authorization" in request.headers:
-                headers["Authorization"] = request.headers["Authorization"]
             try:
-                # A redirect would take the token elsewhere.
-                async with app.http_client.get(
-                    URL(f"{url}/feedback/partitions"),
-                    headers=headers,
-                    timeout=aiohttp.ClientTimeout(total=_ANSWER_S),
-                    allow_redirects=False,
-                ) as answer:
-                    if answer.status != 200 or answer.content_type != _JSON:
-                        return None
-                    rows = orjson.loads(await limited(answer, _LARGEST_ANSWER))["partitions"]
-                    return {row["partition"]: row for row in rows}
-            except (aiohttp.ClientError, TimeoutError, ValueError, TypeError, KeyError):
+                status, body = await ask_peer(app, request, URL(f"{url}/feedback/partitions"), _LARGEST_ANSWER)
+                return {row["partition"]: row for row in orjson.loads(body)["partitions"]} if status == 200 else None
+            except (NoPeer, ValueError, TypeError, KeyError):
                 return None  # away, or no worker
 
     return {"/feedback/partitions": Partitions}

@@ -30,7 +30,8 @@ from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
 from feedback_app.web import partitions as page
-from feedback_app.web.agents import FORWARDED
+from feedback_app.web import peers
+from feedback_app.web.peers import FORWARDED
 from tests.services.workers import until
 
 MakeSettings = Callable[..., Settings]
@@ -234,7 +235,7 @@ async def test_a_redirect_is_not_followed(asked: Any) -> None:
 
 
 async def test_who_hangs_is_not_waited_for(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "_ANSWER_S", 0.3)
+    monkeypatch.setattr(peers, "_ANSWER_S", 0.3)
     hang = threading.Event()
 
     async def answer(request: web.Request) -> web.StreamResponse:

@@ -22,7 +22,7 @@ from feedback_app.provisioning import ensure_topics
 from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
-from feedback_app.web.agents import FORWARDED, owner_of
+from feedback_app.web.peers import FORWARDED, owner_of
 from feedback_app.web.token import open_to_others
 
 MakeSettings = Callable[..., Settings]

@@ -10,7 +10,7 @@ from typing import Final
 from feedback_app.core.partitioning import partition_of
 from feedback_app.embedded.worker import WorkerProcess
 from feedback_app.settings import Settings
-from feedback_app.web.agents import FORWARDED
+from feedback_app.web.peers import FORWARDED
 
 #: What the ``start_worker`` fixture returns.
 StartWorker = Callable[[Settings], WorkerProcess]
