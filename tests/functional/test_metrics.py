@@ -28,21 +28,10 @@ from feedback_app.traffic import Traffic, scenario, send, spread
 from feedback_app.transport.source import PartitionSource
 from tests.functional.test_worker import closed, event, read_all
 from tests.services.metrics import Scrape
-from tests.services.workers import StartWorker, terminate, until
+from tests.services.workers import QUIET, SHORT_WINDOWS, StartWorker, terminate, until
 
 MakeSettings = Callable[..., Settings]
 
-_SETTINGS = {
-    "partitions": 3,
-    "batch_time_ms": 2_000,
-    "grace_ms": 1_000,
-    "idle_ms": 1_500,
-    "retention_ms": 15_000,
-    "store_items": False,
-    "batch_size": 20,
-}
-#: Nothing closes while the test runs.
-_QUIET = {"batch_time_ms": 3_600_000, "idle_ms": 3_600_000}
 _PARTITION_GAUGES = [
     "feedback_lag_records",
     "feedback_watermark_lag_seconds",
@@ -64,7 +53,7 @@ def own_database(tmp_path: Path) -> Iterator[EmbeddedDatabase]:
 def test_the_numbers_are_those_of_what_was_sent(
     embedded_broker: str, settings: MakeSettings, start_worker: StartWorker, mode: str
 ) -> None:
-    ours = settings(embedded_broker, batching_mode=mode, **_SETTINGS)
+    ours = settings(embedded_broker, batching_mode=mode, **SHORT_WINDOWS)
     worker = start_worker(ours)
     traffic = Traffic()
     plan = scenario(ours, seed=7, agents=30, late_share=0.02, invalid_share=0.02)
@@ -136,7 +125,7 @@ def test_open_and_cached_windows_are_told(
     embedded_broker: str, settings: MakeSettings, start_worker: StartWorker
 ) -> None:
     """More are open than there is room for in memory."""
-    ours = settings(embedded_broker, **_SETTINGS | _QUIET | {"max_batches": 12})
+    ours = settings(embedded_broker, **SHORT_WINDOWS | QUIET | {"max_batches": 12})
     agents = 60
     ensure_topics(ours, Topics.of(ours).specs())
     with FeedbackPublisher(ours) as publisher:
@@ -154,7 +143,7 @@ def test_open_and_cached_windows_are_told(
 def test_a_database_that_is_away_shows(
     embedded_broker: str, settings: MakeSettings, start_worker: StartWorker, own_database: EmbeddedDatabase
 ) -> None:
-    ours = settings(embedded_broker, mongodb_url=short_of_patience(own_database), **_SETTINGS)
+    ours = settings(embedded_broker, mongodb_url=short_of_patience(own_database), **SHORT_WINDOWS)
     worker = start_worker(ours)
     publish(ours, 30)
     closed(ours)
@@ -189,7 +178,7 @@ def test_the_lag_grows_also_while_nothing_is_fetched(
     ours = settings(
         embedded_broker,
         mongodb_url=short_of_patience(own_database),
-        **_SETTINGS | _QUIET | {"store_items": True, "partitions": 1},
+        **SHORT_WINDOWS | QUIET | {"store_items": True, "partitions": 1},
     )
     worker = start_worker(ours)
     own_database.kill()
@@ -210,7 +199,7 @@ def test_the_lag_grows_also_while_nothing_is_fetched(
 def test_a_partition_s_gauges_go_with_it_and_counters_stay(
     embedded_broker: str, settings: MakeSettings, start_worker: StartWorker
 ) -> None:
-    quiet = _SETTINGS | _QUIET | {"partitions": 4}
+    quiet = SHORT_WINDOWS | QUIET | {"partitions": 4}
     first = settings(embedded_broker, **quiet)
     one = start_worker(first)
     publish(first, 200)
@@ -252,7 +241,7 @@ def shared_out(one: WorkerProcess, other: WorkerProcess) -> bool:
 def test_the_page_wants_the_token_and_speaks_what_is_asked_for(
     embedded_broker: str, settings: MakeSettings, start_worker: StartWorker
 ) -> None:
-    worker = start_worker(settings(embedded_broker, web_token="open-sesame", **_SETTINGS))
+    worker = start_worker(settings(embedded_broker, web_token="open-sesame", **SHORT_WINDOWS))
     for headers in ({}, {"Authorization": "Bearer open"}):
         assert worker.get("/metrics", **headers)[0] == 401
     allowed = {"Authorization": "Bearer open-sesame"}

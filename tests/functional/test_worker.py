@@ -24,28 +24,16 @@ from feedback_app.traffic import Traffic, scenario, send, spread
 from feedback_app.verification import verify
 from feedback_app.verification.differences import Verdict
 from feedback_app.verification.reading import TopicReader
-from tests.services.workers import StartWorker, terminate, until
+from tests.services.workers import QUIET, SHORT_WINDOWS, StartWorker, terminate, until
 
 MakeSettings = Callable[..., Settings]
-
-_SETTINGS = {
-    "partitions": 3,
-    "batch_time_ms": 2_000,
-    "grace_ms": 1_000,
-    "idle_ms": 1_500,
-    "retention_ms": 15_000,
-    "store_items": False,
-    "batch_size": 20,
-}
-#: Nothing closes while the test runs.
-_QUIET = {"batch_time_ms": 3_600_000, "idle_ms": 3_600_000}
 
 
 @pytest.mark.parametrize("mode", ["agent", "global", "hybrid"])
 def test_every_batching_mode_counts_exactly(
     embedded_broker: str, settings: MakeSettings, start_worker: StartWorker, mode: str
 ) -> None:
-    ours = settings(embedded_broker, batching_mode=mode, **_SETTINGS)
+    ours = settings(embedded_broker, batching_mode=mode, **SHORT_WINDOWS)
     start_worker(ours)
     traffic = Traffic()
     plan = scenario(ours, seed=7, agents=30, late_share=0.02, invalid_share=0.02)
@@ -87,7 +75,7 @@ def test_every_batching_mode_counts_exactly(
 def test_every_valid_event_is_stored_once_late_ones_too(
     embedded_broker: str, settings: MakeSettings, start_worker: StartWorker
 ) -> None:
-    ours = settings(embedded_broker, **_SETTINGS | {"store_items": True})
+    ours = settings(embedded_broker, **SHORT_WINDOWS | {"store_items": True})
     start_worker(ours)
     traffic = Traffic()
     plan = scenario(ours, seed=8, agents=20, late_share=0.03, invalid_share=0.03)
@@ -114,7 +102,7 @@ def test_every_valid_event_is_stored_once_late_ones_too(
 def test_records_on_a_wrong_partition_or_without_a_key_change_no_total(
     embedded_broker: str, settings: MakeSettings, start_worker: StartWorker
 ) -> None:
-    ours = settings(embedded_broker, **_SETTINGS)
+    ours = settings(embedded_broker, **SHORT_WINDOWS)
     start_worker(ours)
     now = time.time_ns() // 1_000_000
     agents = [f"agent-{number}" for number in range(12)]
@@ -146,7 +134,7 @@ def test_an_event_that_is_late_but_above_the_floor_reopens_its_window(
            first  late   |       newest: the watermark is at 9, the floor far below 0
            `- window ----'
     """
-    ours = settings(embedded_broker, **_SETTINGS | {"retention_ms": 3_600_000, "batch_size": 1})
+    ours = settings(embedded_broker, **SHORT_WINDOWS | {"retention_ms": 3_600_000, "batch_size": 1})
     start_worker(ours)
     size = ours.batch_time_ms
     base = (time.time_ns() // 1_000_000 - 60_000) // size * size
@@ -171,7 +159,7 @@ def test_an_event_that_is_late_but_above_the_floor_reopens_its_window(
 
 
 def test_pages(embedded_broker: str, settings: MakeSettings, start_worker: StartWorker) -> None:
-    ours = settings(embedded_broker, **_SETTINGS | _QUIET | {"web_token": "open-sesame"})
+    ours = settings(embedded_broker, **SHORT_WINDOWS | QUIET | {"web_token": "open-sesame"})
     worker = start_worker(ours)
     allowed = {"Authorization": "Bearer open-sesame"}
     assert worker.get("/health/live") == (200, {"status": "live"})
@@ -199,7 +187,7 @@ def test_pages(embedded_broker: str, settings: MakeSettings, start_worker: Start
 def test_sigterm_ends_the_worker_in_time_and_a_restart_reads_nothing_again(
     embedded_broker: str, settings: MakeSettings, start_worker: StartWorker
 ) -> None:
-    ours = settings(embedded_broker, **_SETTINGS | _QUIET)
+    ours = settings(embedded_broker, **SHORT_WINDOWS | QUIET)
     worker = start_worker(ours)
     now = time.time_ns() // 1_000_000
     with FeedbackPublisher(ours) as publisher:

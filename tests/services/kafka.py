@@ -259,6 +259,7 @@ def run(command: list[str], failure: str, timeout_s: float) -> str:
             command,
             check=False,
             text=True,
+            errors="replace",
             timeout=timeout_s,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

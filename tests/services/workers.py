@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from feedback_app.core.partitioning import partition_of
 from feedback_app.embedded.worker import WorkerProcess
@@ -14,6 +14,19 @@ from feedback_app.web.peers import FORWARDED
 
 #: What the ``start_worker`` fixture returns.
 StartWorker = Callable[[Settings], WorkerProcess]
+
+#: Settings with which windows close within seconds.
+SHORT_WINDOWS: Final[dict[str, Any]] = {
+    "partitions": 3,
+    "batch_time_ms": 2_000,
+    "grace_ms": 1_000,
+    "idle_ms": 1_500,
+    "retention_ms": 15_000,
+    "store_items": False,
+    "batch_size": 20,
+}
+#: On top of these: nothing closes while the test runs.
+QUIET: Final[dict[str, Any]] = {"batch_time_ms": 3_600_000, "idle_ms": 3_600_000}
 
 STOPS_WITHIN_S: Final = 10.0
 _PROBES_EACH: Final = 50
