@@ -32,12 +32,13 @@ logger = logging.getLogger(__name__)
 #: Records decoded and folded before the event loop gets its turn: some milliseconds, so that probes and pages answer.
 #: Also what fits into a core's cache: decoding a whole batch first, and folding it then, cost a sixth more.
 SLICE: Final = 1_000
-#: A fold that has taken so many records is committed: some tenths of a second.
+#: A fold that has taken so many records is committed.
 _FOLD_RECORDS: Final = 25_000
 #: And so is one that holds so many windows, items and records that are set aside: these take memory until then.
 _FOLD_HOLDS: Final = 5_000
-#: How long a fold waits for the next batch, where there is one: it is being fetched, while other partitions are folded.
-_FOLLOWS_S: Final = 1.0
+#: After that it waits for no further batch. Until then it does, where there is one: it is being fetched, while other
+#: partitions are folded.
+_FOLD_S: Final = 2.0
 
 
 def register(app: Any, table: FeedbackWindows, topics: Topics) -> None:
@@ -80,10 +81,11 @@ class Folder:
     async def _fold(self, owned: OwnedPartition, rules: FoldRules, first: Batch) -> None:
         """Decode, fold, persist *first* and what follows it closely."""
         fold = Fold(owned.state, rules, self.clock.now_ms())
+        until = asyncio.get_running_loop().time() + _FOLD_S
         batch: Batch | None = first
         while batch is not None:
             await self._add(fold, batch)
-            batch = await self._following(owned, fold, batch)
+            batch = await self._following(owned, fold, batch, until)
         if fold.items:
             await self._store(fold)
         try:
@@ -102,8 +104,8 @@ class Folder:
         # Not before: a partition that waits for its turn to decode holds one batch, not two.
         self.table.ask_for_more(batch)
 
-    async def _following(self, owned: OwnedPartition, fold: Fold, last: Batch) -> Batch | None:
-        """Return the batch to go on with; None when it is time to commit."""
+    async def _following(self, owned: OwnedPartition, fold: Fold, last: Batch, until: float) -> Batch | None:
+        """Return the batch to go on with, waiting for it *until* then; None when it is time to commit."""
         if owned.turn_wanted or fold.records >= _FOLD_RECORDS or fold.holds >= _FOLD_HOLDS:
             return None
         if not owned.inbox.empty():
@@ -111,7 +113,7 @@ class Folder:
         if not last.more or len(last.records) < SLICE:
             return None  # traffic that comes in drops, and a fold that waits would only be late
         with suppress(TimeoutError):
-            async with asyncio.timeout(_FOLLOWS_S):
+            async with asyncio.timeout_at(until):
                 return await owned.inbox.get()
         return None
 
