@@ -8,14 +8,12 @@ import gc
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Iterator
 from typing import Any, cast
 
 import faust
 from aiohttp.web import AppRunner
 from faust.transport.base import Transport
-from faust.types.auth import CredentialsT
 from faust.types.web import Web
 from mode import Service
 
@@ -29,6 +27,7 @@ from feedback_app.closing import CloseRules
 from feedback_app.core.clock import Clock, SystemClock
 from feedback_app.core.partitioning import partitioner
 from feedback_app.core.watermark import Lateness
+from feedback_app.credentials import broker_credentials
 from feedback_app.discretion import be_discreet
 from feedback_app.errors import FeedbackError, SettingsError
 from feedback_app.folding import FoldRules
@@ -246,7 +245,7 @@ def create_app(
         env={},
         autodiscover=False,
         broker=f"kafka://{settings.bootstrap_servers.replace(',', ';kafka://')}",
-        broker_credentials=_credentials(settings),
+        broker_credentials=broker_credentials(settings),
         broker_session_timeout=_SESSION_S,
         broker_heartbeat_interval=_SESSION_S / 5,
         broker_rebalance_timeout=_REBALANCE_S,
@@ -354,35 +353,6 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
         await app.rates.run()
 
     app.task(tell_rates)
-
-
-def _credentials(settings: Settings) -> CredentialsT | None:
-    context = _tls(settings) if settings.broker_security.uses_tls else None
-    if settings.broker_security.uses_sasl and settings.broker_password is not None:
-        return faust.SASLCredentials(
-            username=settings.broker_username,
-            password=settings.broker_password.get_secret_value(),
-            mechanism=settings.broker_sasl_mechanism.value,
-            ssl_context=context,
-        )
-    return faust.SSLCredentials(context) if context is not None else None
-
-
-def _tls(settings: Settings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.broker_ca_file)
-    except OSError as error:
-        raise SettingsError(f"FEEDBACK_BROKER_CA_FILE: no certificates in PEM format: {error.strerror}") from None
-    if settings.broker_cert_file is not None:
-        try:
-            # Any pass phrase: without one, a key that has one would be asked for on the terminal.
-            context.load_cert_chain(settings.broker_cert_file, settings.broker_key_file, password="")
-        except OSError as error:
-            raise SettingsError(
-                "FEEDBACK_BROKER_CERT_FILE, FEEDBACK_BROKER_KEY_FILE: not a certificate and its key in PEM format, "
-                f"without a pass phrase: {error.strerror}"
-            ) from None
-    return context
 
 
 def _reachable(host: str) -> str:
