@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from feedback_app.core.events import Decoded, Event, Invalid
-from feedback_app.models import EMPTY, decode, validate
+from feedback_app.models import EMPTY, FeedbackEvent, decode, validate
 from feedback_app.topics import MAX_INPUT_BYTES
 
 REQUIRED = {"feedbackId": "f1", "agentId": "ann", "userId": "u1", "rating": "positive", "timestamp": 1_700_000_000_000}
@@ -495,3 +496,22 @@ def test_a_wrong_mapping_is_told_in_one_line(wrong: dict[str, object], error: st
 def test_what_is_no_event_at_all_is_told_in_one_line(event: object) -> None:
     with pytest.raises(ValueError, match=r"^[ -~]+$"):
         validate(event)
+
+
+def limits_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """What a JSON schema allows, by field; as far as both libraries say it in the same way."""
+    told = {"type", "minLength", "maxLength", "minimum", "maximum", "maxItems", "enum", "items"}
+
+    def plain(part: dict[str, Any]) -> Any:
+        found = {name: plain(value) if name == "items" else value for name, value in part.items() if name in told}
+        if "enum" in found:
+            found = {"enum": sorted(found["enum"])}
+        others = [one for one in (plain(each) for each in part.get("anyOf", ())) if one != {"type": "null"}]
+        return others[0] if others else found
+
+    return {name: plain(part) for name, part in schema["properties"].items()} | {"": sorted(schema["required"])}
+
+
+def test_both_readers_hold_an_event_to_the_same_limits() -> None:
+    (fast,) = msgspec.json.schema(Event)["$defs"].values()
+    assert limits_of(fast) == limits_of(TypeAdapter(FeedbackEvent).json_schema(mode="validation"))
