@@ -88,13 +88,14 @@ class Closer:
     async def _pass(self, owned: OwnedPartition, rules: CloseRules, held: Holds) -> bool:
         """Close one batch of due windows; return whether there was anything to do."""
         taken = owned.state.take_due(self.batch_size)
-        owned.schedule.taken([key for key, _ in taken if key not in held], more=len(taken) == self.batch_size)
+        full = len(taken) == self.batch_size
+        owned.schedule.taken(sum(key not in held for key, _ in taken), more=full)
         windows = plan((key, value) for key, value in taken if not held.holds(key))
         outcome = await self._upsert(windows, rules)
         stored = windows
         if outcome.ahead or outcome.refused or held:
             stored = [due for due in windows if self._is_stored(due, outcome, held)]
-        owned.turn_wanted = len(taken) >= self.batch_size
+        owned.turn_wanted = full
         async with owned.turn:
             owned.turn_wanted = False
             transaction = settle(owned.state, stored, owned.state.take_expired(self.batch_size), rules)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 
 
 class Schedule:
@@ -36,9 +36,9 @@ class Schedule:
         """Since closing last had nothing left to do."""
         return self._monotonic() - self._caught_up_at
 
-    def taken(self, windows: Sized, *, more: bool) -> None:
-        """Note the windows that a pass has taken, less those that are held; *more* says that there may be more."""
-        self._in_hand = len(windows)
+    def taken(self, windows: int, *, more: bool) -> None:
+        """Note how many windows a pass has taken, less those that are held; *more* says that there may be more."""
+        self._in_hand = windows
         self._waiting = max(0, self._waiting - self._in_hand) if more else 0
 
     def closed(self, windows: int) -> None:
