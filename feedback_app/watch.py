@@ -84,6 +84,17 @@ class WatchedWorker(faust.Worker):
         _end_within(_STOP_S)
         await super().stop()
 
+    def on_worker_shutdown(self) -> None:
+        """Stop listening to those who ask for an end, which has begun.
+
+        Closing the event loop would remove its handlers and leave it to the default to answer a second signal: that
+        kills the process, which then seems to have failed.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+        super().on_worker_shutdown()
+
     @property
     def _watched_app(self) -> WatchedApp:
         return cast(WatchedApp, self.app)
@@ -92,9 +103,6 @@ class WatchedWorker(faust.Worker):
 def leave(exit_code: int) -> NoReturn:
     """Raise SystemExit after an orderly stop; threads that still wait for the broker hold it up for a moment only."""
     faulthandler.cancel_dump_traceback_later()
-    # Whoever asks once more must not turn this into a kill: the event loop's handlers are gone by now.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
     timer = threading.Timer(_LINGER_S, os._exit, (exit_code,))
     timer.daemon = True
     timer.start()
