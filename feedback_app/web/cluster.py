@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -33,8 +33,8 @@ _FRESH_S: Final = 1.0
 #: A worker is asked by each of the others; and its answer adds its age to theirs.
 _OWN_FRESH_S: Final = 0.5
 
-_read_share: Final = msgspec.json.Decoder(Share)
-_read_history: Final = msgspec.json.Decoder(PartHistory)
+_read_share: Final = msgspec.json.Decoder(Share).decode
+_read_history: Final = msgspec.json.Decoder(PartHistory).decode
 
 OVERVIEW: Final = "/feedback/overview"
 HISTORY: Final = "/feedback/history"
@@ -111,18 +111,18 @@ class Cluster:
         }
         return owners | {number: self._us for number, _, _ in self._table.held() if number in owners}
 
-    async def _ask_all(self, request: Request, path: str, decoder: msgspec.json.Decoder[_T]) -> Mapping[str, _T | None]:
+    async def _ask_all(self, request: Request, path: str, decode: Callable[[bytes], _T]) -> Mapping[str, _T | None]:
         """Return, by its URL, what each other worker says; None where it says nothing, or nothing that a worker
         says."""
         others = sorted(members(self._app.assignor.tables_metadata()) - {self._us})
-        asking = [self._ask(request, url, path, decoder) for url in others]
+        asking = [self._ask(request, url, path, decode) for url in others]
         return dict(zip(others, await asyncio.gather(*asking), strict=True))
 
-    async def _ask(self, request: Request, url: str, path: str, decoder: msgspec.json.Decoder[_T]) -> _T | None:
+    async def _ask(self, request: Request, url: str, path: str, decode: Callable[[bytes], _T]) -> _T | None:
         try:
             async with asyncio.timeout(_ANSWER_S):
                 status, body = await ask_peer(self._app, request, URL(url + path), _LARGEST_ANSWER)
-            return decoder.decode(body) if status == 200 else None
+            return decode(body) if status == 200 else None
         except (NoPeer, TimeoutError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
