@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 _LARGEST_ANSWER: Final = 4 << 20
 #: A worker that takes longer is shown as silent: the others must not wait for it with every look.
-_ANSWER_S: Final = 2.0
+_ANSWER_S: Final = 1.0
 _FRESH_S: Final = 1.0
 #: A worker is asked by each of the others; and its answer adds its age to theirs.
 _OWN_FRESH_S: Final = 0.5
