@@ -54,7 +54,7 @@ class Record:
 
 
 class Topic:
-    """Implements ``browsing.Records``. Offsets without a record are markers of transactions, or were never committed."""
+    """Implements ``browsing.Records``. Offsets without a record are markers of transactions, say."""
 
     def __init__(self, partitions: int) -> None:
         self.records: dict[int, dict[int, Record]] = {number: {} for number in range(partitions)}
@@ -146,8 +146,8 @@ def test_page_by_page_each_letter_comes_once_newest_first(
 
     found = all_pages(topic.browser(), limit, error)
     assert names(found) == sorted(wanted, key=lambda place: wanted[place], reverse=True)
-    for letter in found:
-        assert letter["replayed"] is ((letter["partition"], letter["offset"]) in replayed)
+    for shown in found:
+        assert shown["replayed"] is ((shown["partition"], shown["offset"]) in replayed)
 
 
 def test_a_letter_is_shown_and_its_contents_with_it() -> None:
@@ -314,7 +314,7 @@ def test_nothing_left_is_no_cursor() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ".", "1", "1-", "-1", "1-2.", "1-2.1-3", "a-b", "1-٣", "1--2", f"{1 << 31}-1", f"1-{1 << 63}", "1-2." * 20_000],
+    ["", ".", "1", "1-", "-1", "1-2.", "1-2.1-3", "a-b", "1-٣", f"{1 << 31}-1", f"1-{1 << 63}", "1-2." * 20_000],
 )
 def test_what_is_no_cursor_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a cursor"):

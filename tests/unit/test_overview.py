@@ -34,9 +34,8 @@ def share(*partitions: PartitionShare, **changes: Any) -> Share:
 
 
 def ready(number: int, **changes: Any) -> PartitionShare:
-    return PartitionShare(
-        number, "ready", **({"lag": 3, "open_windows": 5, "due_windows": 2, "cached": 4, "watermark": _NOW} | changes)
-    )
+    values: dict[str, Any] = {"lag": 3, "open_windows": 5, "due_windows": 2, "cached": 4, "watermark": _NOW}
+    return PartitionShare(number, "ready", **(values | changes))
 
 
 def shown(one: Share | None, other: Share | None, scene: Scene = _SCENE) -> dict[str, Any]:
@@ -137,7 +136,8 @@ def test_where_nothing_was_closed_there_is_no_mean() -> None:
 def test_the_sink_is_down_as_soon_as_one_worker_says_so(states: list[bool | None], up: bool | None, why: str) -> None:
     totals = Counters(failed_commands=2)
     sinks = [SinkShare(state, "gone" if state is False else "") for state in states]
-    answer = shown(*(share(sink=sink, totals=totals) for sink in sinks))
+    one, other = (share(sink=sink, totals=totals) for sink in sinks)
+    answer = shown(one, other)
     assert answer["sink"] == {"name": "mongodb", "up": up, "reason": why, "failedCommands": 4}
 
 
