@@ -47,7 +47,7 @@ class LetterDesk:
         self._waiting = 0
         self._stopping = False
         self._idle: asyncio.TimerHandle | None = None
-        self._answers = Shared[bytes](_FRESH_S)
+        self._answers = Shared[bytes](_FRESH_S, most=2 * _MOST_WAITING)
 
     async def page(self, limit: int, before: str | None, error: str | None) -> bytes:
         """Return a page of letters as JSON.

@@ -42,7 +42,7 @@ async def serve() -> AsyncIterator[Callable[[FeedbackApp | web.Application], Any
     for client in clients:
         await client.close()
     for app in apps:
-        await app.watching.close()
+        app.watching.close()
         app.letters.close()
         await app._maybe_close_http_client()
         await app.sink.close()
