@@ -15,6 +15,8 @@ from feedback_app.settings import Settings
 from feedback_app.topics import Topics
 
 _ANSWER_S: Final = 2.0
+#: How long it is believed where partitions begin. What has expired since then is not found, and that is all.
+_FIRSTS_S: Final = 10.0
 _LOOK_S: Final = 0.2
 _AT_ONCE: Final = 200
 #: Fetched ahead, and at once: a letter may have a megabyte, and more than the page that is asked for is never needed.
@@ -49,6 +51,8 @@ class LetterRecords:
                 "max.partition.fetch.bytes": _ANSWER_BYTES,
             },
         )
+        self._firsts: dict[int, int] = {}
+        self._firsts_at = float("-inf")
         try:
             # Left to itself, librdkafka looks for the leaders of partitions assigned to it once a second.
             found = self._consumer.list_topics(self._topic, _ANSWER_S).topics[self._topic]
@@ -61,7 +65,10 @@ class LetterRecords:
 
     def bounds(self) -> Mapping[int, Range]:
         """See ``browsing.Records``. The end is that of what is committed."""
-        firsts, ends = self._offsets(OFFSET_BEGINNING), self._offsets(OFFSET_END)
+        ends = self._offsets(OFFSET_END)
+        if time.monotonic() - self._firsts_at > _FIRSTS_S:
+            self._firsts, self._firsts_at = self._offsets(OFFSET_BEGINNING), time.monotonic()
+        firsts = self._firsts
         return {number: Range(min(firsts[number], ends[number]), ends[number]) for number in ends}
 
     def read(self, ranges: Mapping[int, Range], deadline: float) -> Iterator[Message]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
@@ -30,7 +32,10 @@ _LARGEST_ANSWER: Final = 4 << 20
 #: A worker that takes longer is shown as silent: the others must not wait for it with every look.
 _ANSWER_S: Final = 1.0
 _FRESH_S: Final = 1.0
-#: A worker is asked by each of the others; and its answer adds its age to theirs.
+#: How old an answer may be for who looks again and again: no older than he was away.
+_OVERVIEW_STALE_S: Final = 3.0
+_HISTORY_STALE_S: Final = 10.0
+#: A worker is asked by each of the others.
 _OWN_FRESH_S: Final = 0.5
 
 _read_share: Final = msgspec.json.Decoder(Share).decode
@@ -63,9 +68,9 @@ class Cluster:
             "windowMs": settings.batch_time_ms,
             "graceMs": settings.grace_ms,
         }
-        self._overviews = Shared[Seen](_FRESH_S)
-        self._answers = Shared[bytes](_FRESH_S)
-        self._own_answers = Shared[bytes](_OWN_FRESH_S)
+        self._overviews = Shared[Seen](_FRESH_S, stale_s=_OVERVIEW_STALE_S)
+        self._histories = Shared[bytes](_FRESH_S, stale_s=_HISTORY_STALE_S)
+        self._told: dict[str, tuple[float, bytes]] = {}
 
     async def overview(self, request: Request) -> Seen:
         """Return the overview. The others are asked on behalf of *request*, or of who has asked a moment ago."""
@@ -74,20 +79,22 @@ class Cluster:
     async def overview_answer(self, request: Request) -> bytes:
         """Return the overview as JSON; to another worker, our share of it."""
         if FORWARDED in request.headers:
-            return await self._own_answers.get(OVERVIEW, self._own_share)
+            return self._tell(OVERVIEW, self._own.share)
         return (await self.overview(request)).body
 
     async def history_answer(self, request: Request) -> bytes:
         """Return the history as JSON; to another worker, our part of it."""
         if FORWARDED in request.headers:
-            return await self._own_answers.get(HISTORY, self._own_history)
-        return await self._answers.get(HISTORY, lambda: self._history(request))
+            return self._tell(HISTORY, self._own.history.part)
+        return await self._histories.get(HISTORY, lambda: self._history(request))
 
-    async def _own_share(self) -> bytes:
-        return encode(self._own.share())
-
-    async def _own_history(self) -> bytes:
-        return encode(self._own.history.part())
+    def _tell(self, path: str, make: Callable[[], object]) -> bytes:
+        """Return what another worker is told; made anew twice a second at most."""
+        now = time.monotonic()
+        made_at, body = self._told.get(path, (-math.inf, b""))
+        if now - made_at >= _OWN_FRESH_S:
+            made_at, body = self._told[path] = now, encode(make())
+        return body
 
     async def _overview(self, request: Request) -> Seen:
         theirs = await self._ask_all(request, OVERVIEW, _read_share)

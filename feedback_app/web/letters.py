@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 MOST_LETTERS: Final = 200
 _FRESH_S: Final = 1.0
+#: Shown for so much longer, while new ones are being read.
+_STALE_S: Final = 5.0
 _ANSWER_S: Final = 8.0
 #: Requests that wait for the thread; the page that is being made is one of them.
 _MOST_WAITING: Final = 8
@@ -47,7 +49,7 @@ class LetterDesk:
         self._waiting = 0
         self._stopping = False
         self._idle: asyncio.TimerHandle | None = None
-        self._answers = Shared[bytes](_FRESH_S, most=2 * _MOST_WAITING)
+        self._answers = Shared[bytes](_FRESH_S, stale_s=_STALE_S, most=2 * _MOST_WAITING)
 
     async def page(self, limit: int, before: str | None, error: str | None) -> bytes:
         """Return a page of letters as JSON.

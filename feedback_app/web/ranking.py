@@ -23,6 +23,8 @@ _LEAST_EVENTS: Final = 10
 #: of its time at most.
 _FRESH_S: Final = 5.0
 _SHARE: Final = 0.1
+#: And shown for so much longer, while a new one is being made.
+_STALE_S: Final = 30.0
 
 _COUNTS: Final = ("events", "positive", "negative", "neutral")
 _ORDERS: Final[Sequence[str]] = get_args(Order)
@@ -35,7 +37,7 @@ class Ranking:
         self._cluster = cluster
         self._archive = archive
         self._window_ms = window_ms
-        self._answers = Shared[bytes](_FRESH_S, share=_SHARE)
+        self._answers = Shared[bytes](_FRESH_S, stale_s=_STALE_S, share=_SHARE)
 
     async def answer(self, request: Request) -> bytes:
         """Return a page of agents as JSON.

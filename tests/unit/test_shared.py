@@ -72,6 +72,46 @@ async def test_whoever_goes_away_takes_nothing_from_the_others(source: Source) -
     assert await second == 1
 
 
+async def test_who_looks_again_does_not_wait(source: Source) -> None:
+    """
+    asked   1 (waited for)    2 (shows 1)   3 (shows 2)   too late: waited for
+    """
+    shared = Shared[int](1.0, stale_s=3.0, monotonic=source.monotonic)
+    assert await shared.get("it", source) == 1
+    source.now = 1.5
+    source.gate.clear()
+    assert [await shared.get("it", source) for _ in range(3)] == [1, 1, 1]
+    source.gate.set()
+    await turns()
+    assert source.asked == 2
+    source.now = 3.0
+    assert await shared.get("it", source) == 2
+    await turns()
+    source.now = 20.0
+    assert await shared.get("it", source) == 4
+
+
+async def test_an_error_is_not_covered_by_an_older_answer(source: Source) -> None:
+    shared = Shared[int](1.0, stale_s=3.0, monotonic=source.monotonic)
+    assert await shared.get("it", source) == 1
+    source.now, source.error = 1.5, LookupError("away")
+    assert await shared.get("it", source) == 1
+    await turns()
+    for now in (1.5, 3.0):
+        source.now = now
+        with pytest.raises(LookupError):
+            await shared.get("it", source)
+    assert source.asked == 3
+    source.now, source.error = 5.0, None
+    assert await shared.get("it", source) == 4
+
+
+async def turns() -> None:
+    """Let everything happen that waits for nothing."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 async def test_what_took_long_is_kept_for_longer(source: Source) -> None:
     shared = Shared[int](1.0, share=0.1, monotonic=source.monotonic)
     source.takes = 2.0
