@@ -72,9 +72,10 @@ class Cluster:
         self._histories = Shared[bytes](_FRESH_S, stale_s=_HISTORY_STALE_S)
         self._told: dict[str, tuple[float, bytes]] = {}
 
-    async def overview(self, request: Request) -> Seen:
-        """Return the overview. The others are asked on behalf of *request*, or of who has asked a moment ago."""
-        return await self._overviews.get(OVERVIEW, lambda: self._overview(request))
+    async def overview(self, request: Request, *, patient: bool = False) -> Seen:
+        """Return the overview: of a moment ago, unless *patient*. The others are asked on behalf of *request*, or of
+        who else has asked."""
+        return await self._overviews.get(OVERVIEW, lambda: self._overview(request), patient=patient)
 
     async def overview_answer(self, request: Request) -> bytes:
         """Return the overview as JSON; to another worker, our share of it."""

@@ -56,8 +56,11 @@ class Shared(Generic[_T]):
         self._monotonic = monotonic
         self._answers: dict[Hashable, _Answer[_T]] = {}
 
-    async def get(self, question: Hashable, ask: Callable[[], Awaitable[_T]]) -> _T:
+    async def get(self, question: Hashable, ask: Callable[[], Awaitable[_T]], *, patient: bool = False) -> _T:
         """Return what *ask* returns, or has returned lately for the same *question*.
+
+        Args:
+            patient: rather wait for a new answer than be shown an old one.
 
         Raises:
             TooMany: nobody was asked.
@@ -70,7 +73,7 @@ class Shared(Generic[_T]):
             found = self._answers[question] = self._ask(ask, self._shown_meanwhile(found, now))
         if found.task.done():
             return found.task.result()
-        if found.before is not None:
+        if found.before is not None and not patient:
             return found.before.result()
         # Whoever goes away must not take the answer from the others.
         return await asyncio.shield(found.task)

@@ -63,7 +63,7 @@ class Stream:
             await response.prepare(plain)
             await response.write(_RETRY)
             while not self._stopping.is_set():
-                seen = await self._cluster.overview(request)
+                seen = await self._cluster.overview(request, patient=True)
                 async with asyncio.timeout(_READ_S):
                     await response.write(b"event: overview\ndata: " + seen.body + b"\n\n")
                 await self._next()

@@ -103,7 +103,7 @@ async def test_a_database_that_is_away_is_told_in_time_and_asked_once(
         asked += 1
         return await find(*arguments, **more)
 
-    async def seen(self: cluster.Cluster, request: Any) -> cluster.Seen:
+    async def seen(self: cluster.Cluster, request: Any, **_: Any) -> cluster.Seen:
         return cluster.Seen(b"{}", date(1_795_000_000_000))
 
     monkeypatch.setattr(Archive, "ranked", counted)

@@ -81,8 +81,11 @@ async def test_who_looks_again_does_not_wait(source: Source) -> None:
     source.now = 1.5
     source.gate.clear()
     assert [await shared.get("it", source) for _ in range(3)] == [1, 1, 1]
-    source.gate.set()
+    patient = asyncio.ensure_future(shared.get("it", source, patient=True))
     await turns()
+    assert not patient.done()
+    source.gate.set()
+    assert await patient == 2
     assert source.asked == 2
     source.now = 3.0
     assert await shared.get("it", source) == 2
