@@ -140,3 +140,12 @@ async def test_few_answers_are_kept_and_few_are_asked_for_at_once(source: Source
     await asyncio.gather(*waiting)
     assert source.asked == 13
     assert await asked(200) == 14
+
+
+async def test_what_is_old_is_forgotten_with_the_next_question(source: Source) -> None:
+    shared = Shared[int](1.0, stale_s=3.0, monotonic=source.monotonic)
+    for number in range(5):
+        await shared.get(number, source)
+    source.now = 4.0
+    await shared.get("it", source)
+    assert list(shared._answers) == ["it"]
