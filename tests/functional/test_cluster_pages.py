@@ -120,7 +120,7 @@ def test_any_worker_tells_of_the_cluster_and_of_one_that_is_gone(
         theirs = {row["partition"] for row in overview(one)["partitions"] if row["owner"] == other.url}
         other.kill()
         assert wait_for_silence(one, other, theirs) < 1
-        assert history(one)["unanswered"] == [other.url]
+        until(lambda: history(one)["unanswered"] == [other.url], 10)
         # Then the group notices.
         until(lambda: owners(one) == {one.url})
         assert overview(one)["unanswered"] == []
