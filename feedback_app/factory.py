@@ -51,6 +51,7 @@ from feedback_app.web.answers import plain_answers
 from feedback_app.web.events import Ingest, event_views
 from feedback_app.web.health import health_views
 from feedback_app.web.metrics import metrics_views
+from feedback_app.web.pages import page_views, pages_for_browsers
 from feedback_app.web.partitions import partition_views
 from feedback_app.web.token import open_to_others, token_guard
 from tables.feedback_windows import FeedbackWindows
@@ -267,7 +268,7 @@ def create_app(
         web_bind=settings.web_host,
         web_host=_reachable(settings.web_host),
         web_port=settings.web_port,
-        web_application_options={"middlewares": [plain_answers, *token_guard(settings)]},
+        web_application_options={"middlewares": [plain_answers, *token_guard(settings), pages_for_browsers]},
         logging_config=json_logging() if settings.log_format is LogFormat.JSON else None,
         TableManager=SelfRestoringTables,
         Worker=FeedbackWorker,
@@ -295,6 +296,7 @@ def create_app(
     for path, view in {
         **health_views(app.windows, app.health, app.liveness),
         **metrics_views(app.metrics),
+        **page_views(),
         **agent_views(app, app.windows, topics.partitions),
         **event_views(app.ingest),
         **partition_views(app, app.windows, topics.partitions, topics.sources),
