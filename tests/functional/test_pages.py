@@ -94,8 +94,6 @@ async def serve() -> AsyncIterator[Callable[[FeedbackApp | web.Application], Any
         ("GET", "/health/live", 200),
         ("GET", "/health/ready", 503),
         ("HEAD", "/health/live", 200),
-        ("GET", "/feedback/agents/agent-1", 503),
-        ("GET", f"/feedback/agents/{'<' * 129}", 400),
         ("GET", "/<script>alert(1)</script>", 404),
         ("GET", "/feedback/agents/", 404),
         ("DELETE", "/feedback/agents/agent-1", 405),
@@ -118,6 +116,19 @@ async def test_every_answer_is_json_that_no_browser_takes_for_a_page(
         body = await answer.text()
     assert "<" not in body
     assert method == "HEAD" or orjson.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/feedback/agents/agent-1", 503), (f"/feedback/agents/{'<' * 129}", 400)]
+)
+async def test_what_a_program_hears_of_an_agent_is_json(
+    offline: MakeSettings, serve: Callable[..., Any], path: str, status: int
+) -> None:
+    client = await serve(create_app(offline()))
+    async with client.get(path) as answer:
+        assert (answer.status, answer.content_type) == (status, "application/json")
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "<" not in await answer.text()
 
 
 async def test_a_page_that_fails_tells_and_logs_no_message(

@@ -11,7 +11,7 @@ const PAGE = 50;
 const RATINGS = ["positive", "neutral", "negative"];
 
 const path = location.pathname;
-const agentId = decodeURIComponent(path.slice(path.lastIndexOf("/") + 1));
+const agentId = decoded(path.slice(path.lastIndexOf("/") + 1));
 let before = null;
 let next = null;
 
@@ -38,12 +38,22 @@ const showRecent = table(byId("recent"), {
   ],
 });
 
+/** What an address says; as it is where that is no text at all. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 const mean = (row) => (row.scoreCount ? row.scoreSum / row.scoreCount : null);
 
-const span = (row) => element("span", {}, time(row.windowStart), " to ", time(row.windowEnd));
+const span = (row) => element("span", { class: "span" }, time(row.windowStart), " to ", time(row.windowEnd));
 
 function tags(row) {
-  const named = (row.tags ?? []).map(({ tag, count: often }) => `${tag} ${count(often)}`);
+  const often = [...(row.tags ?? [])].sort((a, b) => b.count - a.count);
+  const named = often.map(({ tag, count: times }) => `${tag} ${count(times)}`);
   if (row.otherTags) named.push(`others ${count(row.otherTags)}`);
   return named.length ? element("span", { class: "tags" }, named.join(", ")) : UNKNOWN;
 }

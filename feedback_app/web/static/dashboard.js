@@ -15,9 +15,9 @@ const PAGE = 10;
 const FIGURES = [
   ["Flush rate", "flushRate", measure, "passes a second that closed windows"],
   ["Batch size", "batchSize", measure, "windows a flush, over the last minute"],
-  ["Batches in memory", "batchesInMemory", count, "open windows"],
-  ["MongoDB operations", "mongodbOperationsPerSecond", measure, "a second"],
-  ["Events published", "eventsPublishedPerSecond", measure, "a second"],
+  ["Batches in memory", "batchesInMemory", count, "windows in the cache"],
+  ["MongoDB operations", "mongodbOperationsPerSecond", measure, "a second, over the last minute"],
+  ["Events published", "eventsPublishedPerSecond", measure, "a second, over the last minute"],
   ["Batch age", "batchAgeSeconds", seconds, "from first event to flush, over the last minute"],
 ];
 
@@ -26,7 +26,7 @@ const CHARTS = [
   ["Late and dead letters", "a second", { late: "late", "dead letters": "deadLetters" }],
   ["Windows closed", "a second", { "windows closed": "windowsClosed", "events published": "aggregatedEvents" }],
   ["Lag", "records", { lag: "lag" }],
-  ["Batches in memory", "open windows", { "open windows": "openWindows" }],
+  ["Open windows", "", { "open windows": "openWindows" }],
   ["MongoDB operations", "a second", { operations: "mongodbOperations" }],
 ];
 
@@ -122,6 +122,7 @@ function onOverview(given) {
     card(letters("Dead letters"), measure(rates.deadLetters), "a second"),
     card("Windows closed", measure(rates.windowsClosed), "a second"),
     card("Lag", count(totals.lag), "records"),
+    card("Open windows", count(totals.openWindows)),
     card("Due windows", count(totals.dueWindows), "wait to be closed"),
     card("Close delay", seconds(given.closeDelaySeconds), "over the last minute"),
     card(sinkName(sink), sink.up === true ? "up" : sink.up === false ? "away" : UNKNOWN, `${count(sink.failedCommands)} failed commands`),

@@ -39,7 +39,8 @@ async function load() {
     fill(byId("errors"), ...[...new Set(letters.map((letter) => letter.error))].map((error) => element("option", { value: error })));
     byId("older").href = address({ before: next });
     show(byId("older"), next !== null);
-    show(byId("note"), false);
+    fill(byId("note"), "None among the newest letters that were looked at; older ones may have it.");
+    show(byId("note"), !letters.length && next !== null);
   } catch (error) {
     fill(byId("note"), `${error.message}.`);
     show(byId("note"), true);
