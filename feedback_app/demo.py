@@ -90,9 +90,8 @@ def run_demo(options: DemoOptions) -> int:
             _show(totals, as_json=options.as_json)
             if not options.leave:
                 console.print(
-                    f"{_TRICKLE_PER_S} ratings a second go on arriving until Ctrl-C; watch them: {worker.url}/feedback/\n"
-                    f"The database is process {database.pid}: kill -STOP {database.pid} takes it away, -CONT brings it "
-                    "back.",
+                    f"{_TRICKLE_PER_S} ratings a second go on arriving until Ctrl-C: {worker.url}/feedback/\n"
+                    f"To take the database away: kill -STOP {database.pid}; to bring it back: kill -CONT {database.pid}",
                     highlight=False,
                 )
                 _stay(options, settings, worker)

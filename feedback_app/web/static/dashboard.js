@@ -179,7 +179,11 @@ function* problems() {
   if (restoring.length) yield `Being restored: partition ${restoring.join(", ")}.`;
   if (unknown.length) yield `Changing hands, or with a worker that does not answer: partition ${unknown.join(", ")}.`;
   for (const worker of workers) {
-    if (worker.state === "degraded") yield `Worker ${worker.url} is degraded: ${(worker.reasons ?? []).join("; ") || "it does not say why"}.`;
+    // That the database is away is said once, above.
+    const reasons = (worker.reasons ?? []).filter((reason) => sink.up !== false || !sink.reason || !reason.includes(sink.reason));
+    if (worker.state === "degraded" && (reasons.length || sink.up !== false)) {
+      yield `Worker ${worker.url} is degraded: ${reasons.join("; ") || "it does not say why"}.`;
+    }
     if (worker.state === "starting") yield `Worker ${worker.url} is starting.`;
   }
 }
