@@ -91,7 +91,7 @@ def run_demo(options: DemoOptions) -> int:
             if not options.leave:
                 console.print(
                     f"{_TRICKLE_PER_S} ratings a second go on arriving until Ctrl-C: {worker.url}/feedback/\n"
-                    f"To take the database away: kill -STOP {database.pid}; to bring it back: kill -CONT {database.pid}",
+                    f"To take the database away: kill -STOP {database.pid}; to bring it back: -CONT",
                     highlight=False,
                 )
                 _stay(options, settings, worker)

@@ -120,11 +120,11 @@ function onOverview(given) {
     card("Counted", measure(rates.counted), "a second"),
     card("Late", measure(rates.late), "a second"),
     card(letters("Dead letters"), measure(rates.deadLetters), "a second"),
-    card("Windows closed", measure(rates.windowsClosed), "a second"),
+    card("Closed", measure(rates.windowsClosed), "windows a second"),
     card("Lag", count(totals.lag), "records"),
-    card("Open windows", count(totals.openWindows)),
-    card("Due windows", count(totals.dueWindows), "wait to be closed"),
-    card("Close delay", seconds(given.closeDelaySeconds), "over the last minute"),
+    card("Open windows", count(totals.openWindows), "being counted"),
+    card("Due windows", count(totals.dueWindows), "to be closed"),
+    card("Close delay", seconds(given.closeDelaySeconds), "last minute"),
     card(sinkName(sink), sink.up === true ? "up" : sink.up === false ? "away" : UNKNOWN, `${count(sink.failedCommands)} failed commands`),
   );
   fill(byId("totals"), ...TOTALS.map(([name, key]) => card(key === "deadLetters" ? letters(name) : name, count(totals[key]))));
