@@ -160,7 +160,7 @@ class FeedbackApp(faust.App):
 
     async def on_stop(self) -> None:
         """Give the partitions up, and answer the requests that wait for the broker; then let go of the database."""
-        await self.watching.close()
+        self.watching.close()
         self.letters.close()
         closing = asyncio.create_task(self.ingest.close())
         await super().on_stop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -186,13 +187,13 @@ class _Work:
         for number, pile in piles.items():
             length = self._length(len(piles), limit)
             ranges[number] = Range(max(pile.range.first, pile.read_from - length), pile.read_from)
-        self._stretch *= 2
         try:
             briefs = self._read(ranges)
         except TookTooLong:
-            if not self._records:
+            if self._stretch == 1:
                 raise
             return False
+        self._stretch *= 2
         for number, pile in piles.items():
             pile.briefs = briefs.get(number, [])
             pile.read_from = ranges[number].first
@@ -209,10 +210,8 @@ class _Work:
             if low < high:
                 ranges[number] = Range(low, high)
         if 0 < sum(high - low for low, high in ranges.values()) <= _MOST_RECORDS // 2:
-            try:
+            with suppress(TookTooLong):  # then it is not known
                 self._read(ranges)
-            except TookTooLong:
-                self._stretch = 1  # then it is not known
 
     def _length(self, partitions: int, limit: int) -> int:
         """Return how much to read of each partition: what it has of a page, less where letters are large."""

@@ -19,9 +19,11 @@ from feedback_app.sinks.failures import describe
 
 Order = Literal["volume", "negative"]
 
-#: For the database; and for everything, the way there included.
-_QUERY_S: Final = 2.0
-_ANSWER_S: Final = 2.5
+#: How long an answer may take, the way to the database included. A ranking is asked for seldom.
+_RECENT_S: Final = 1.5
+_RANKED_S: Final = 4.0
+#: The database's own limit is a little lower, so that it is the one to give up.
+_QUERY_PART: Final = 0.8
 #: The driver has ten threads on two cores, and bulk writes need them.
 _AT_ONCE: Final = 3
 #: Windows that start together are of different sizes: after the setting was changed, say.
@@ -55,8 +57,9 @@ class Archive:
         wanted: dict[str, Any] = {"agentId": agent_id}
         if before is not None:
             wanted["windowStart"] = {"$lt": before}
-        cursor = self._windows.find(wanted, dict.fromkeys(_FIELDS, 1), max_time_ms=round(_QUERY_S * 1_000))
-        found = await self._read(cursor.sort("windowStart", pymongo.DESCENDING).limit(limit + _TIES), limit + _TIES)
+        cursor = self._windows.find(wanted, dict.fromkeys(_FIELDS, 1), max_time_ms=_limit_ms(_RECENT_S))
+        most = limit + _TIES
+        found = await self._read(cursor.sort("windowStart", pymongo.DESCENDING).limit(most), most, _RECENT_S)
         return page(found, limit)
 
     async def ranked(
@@ -68,18 +71,22 @@ class Archive:
             least: events that an agent must have.
         """
         pipeline = ranking(order, after, until, least=least, skip=skip, limit=limit)
-        return await self._read(self._windows.aggregate(pipeline, maxTimeMS=round(_QUERY_S * 1_000)), limit)
+        return await self._read(self._windows.aggregate(pipeline, maxTimeMS=_limit_ms(_RANKED_S)), limit, _RANKED_S)
 
-    async def _read(self, cursor: Any, most: int) -> list[Document]:
+    async def _read(self, cursor: Any, most: int, within_s: float) -> list[Document]:
         try:
-            async with asyncio.timeout(_ANSWER_S), self._gate:
-                with pymongo.timeout(_ANSWER_S):
+            async with asyncio.timeout(within_s), self._gate:
+                with pymongo.timeout(within_s):
                     found: list[Document] = await cursor.to_list(most)
                     return found
         except TimeoutError:
-            raise SinkUnavailable(f"no answer within {_ANSWER_S:g} s") from None
+            raise SinkUnavailable(f"no answer within {within_s:g} s") from None
         except PyMongoError as error:
             raise SinkUnavailable(describe(error)) from None
+
+
+def _limit_ms(within_s: float) -> int:
+    return round(within_s * _QUERY_PART * 1_000)
 
 
 class Readable(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -15,7 +16,7 @@ from typing import Any, Final
 from faust.web import Request, View
 
 from feedback_app.deadletters import cursor
-from feedback_app.deadletters.browsing import Browser, NoLetter
+from feedback_app.deadletters.browsing import Browser, NoLetter, TookTooLong
 from feedback_app.deadletters.topic import LetterRecords
 from feedback_app.errors import FeedbackError
 from feedback_app.settings import Settings
@@ -46,7 +47,7 @@ class LetterDesk:
         self._waiting = 0
         self._stopping = False
         self._idle: asyncio.TimerHandle | None = None
-        self._answers = Shared[bytes](_FRESH_S)
+        self._answers = Shared[bytes](_FRESH_S, most=2 * _MOST_WAITING)
 
     async def page(self, limit: int, before: str | None, error: str | None) -> bytes:
         """Return a page of letters as JSON.
@@ -88,7 +89,8 @@ class LetterDesk:
         self._waiting += 1
         if self._idle is not None:
             self._idle.cancel()
-        work = asyncio.get_running_loop().run_in_executor(self._thread, self._work, make)
+        wanted_until = time.monotonic() + _ANSWER_S
+        work = asyncio.get_running_loop().run_in_executor(self._thread, self._work, make, wanted_until)
         work.add_done_callback(self._done)
         try:
             async with asyncio.timeout(_ANSWER_S):
@@ -110,9 +112,11 @@ class LetterDesk:
             loop = asyncio.get_running_loop()
             self._idle = loop.call_later(_IDLE_S, self._thread.submit, self._disconnect)
 
-    def _work(self, make: Callable[[Browser], bytes]) -> bytes:
-        """In the thread: connect, if need be, and make an answer."""
+    def _work(self, make: Callable[[Browser], bytes], wanted_until: float) -> bytes:
+        """In the thread: connect, if need be, and make an answer, if somebody still waits for it."""
         try:
+            if time.monotonic() > wanted_until:
+                raise TookTooLong
             if self._browser is None:
                 self._records = self._open(self._settings)
                 self._browser = Browser(self._records)

@@ -55,7 +55,6 @@ class Shared(Generic[_T]):
         """
         found = self._answers.get(question)
         if found is None or (found.fresh_until is not None and self._monotonic() >= found.fresh_until):
-            self._answers.pop(question, None)
             self._make_room()
             found = self._answers[question] = self._ask(ask)
         # Whoever goes away must not take the answer from the others.
@@ -78,10 +77,14 @@ class Shared(Generic[_T]):
         return answer
 
     def _make_room(self) -> None:
-        if len(self._answers) < self._most:
-            return
-        for question, answer in self._answers.items():  # the oldest first
-            if answer.fresh_until is not None:
+        """Forget what is old, and the oldest of the rest where there is still too much."""
+        now = self._monotonic()
+        ended = [(question, answer.fresh_until) for question, answer in self._answers.items() if answer.fresh_until]
+        for question, fresh_until in ended:
+            if now >= fresh_until:
                 del self._answers[question]
-                return
-        raise TooMany
+        fresh = [question for question, _ in ended if question in self._answers]
+        if len(self._answers) >= self._most:
+            if not fresh:
+                raise TooMany
+            del self._answers[fresh[0]]

@@ -7,6 +7,8 @@ those that he has missed; one who reads nothing is let go.
 from __future__ import annotations
 
 import asyncio
+import math
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -30,38 +32,29 @@ _RETRY: Final = b"retry: 3000\n\n"
 
 
 class Stream:
-    """The watchers, and what they are shown. It belongs to the event loop."""
+    """The watchers. It belongs to the event loop."""
 
     def __init__(self, cluster: Cluster, *, every_s: float = _EVERY_S, most: int = MOST_WATCHERS) -> None:
         self._cluster = cluster
         self._every_s = every_s
         self._most = most
-        self._watchers: dict[object, Request] = {}
-        self._shown = b""
-        self._number = 0
-        self._news = asyncio.Condition()
-        self._showing: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._watchers = 0
+        self._stopping = asyncio.Event()
 
     async def watch(self, request: Request) -> web.StreamResponse:
         """Show a watcher one overview after the other, until he goes away or the worker stops."""
-        if self._stopping or len(self._watchers) >= self._most:
-            why = "the worker is being stopped" if self._stopping else "too many watch already"
+        if self._stopping.is_set() or self._watchers >= self._most:
+            why = "the worker is being stopped" if self._stopping.is_set() else "too many watch already"
             return Problem(503, why, retry_after_s=5).answer()
-        watcher = object()
-        self._watchers[watcher] = request
+        self._watchers += 1
         try:
             return await self._watch(request)
         finally:
-            del self._watchers[watcher]
+            self._watchers -= 1
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Take leave of all watchers; they are told by the end of the stream."""
-        self._stopping = True
-        if self._showing is not None:
-            self._showing.cancel()
-        async with self._news:
-            self._news.notify_all()
+        self._stopping.set()
 
     async def _watch(self, request: Request) -> web.StreamResponse:
         response = web.StreamResponse(headers=_STREAM_HEADERS)
@@ -69,40 +62,23 @@ class Stream:
         try:
             await response.prepare(plain)
             await response.write(_RETRY)
-            seen = 0
-            while await self._news_since(seen):
-                seen = self._number
+            while not self._stopping.is_set():
+                seen = await self._cluster.overview(request)
                 async with asyncio.timeout(_READ_S):
-                    await response.write(self._shown)
+                    await response.write(b"event: overview\ndata: " + seen.body + b"\n\n")
+                await self._next()
             await response.write_eof()
         except (ConnectionError, TimeoutError):
             response.force_close()  # he is gone, or reads nothing
         return response
 
-    async def _news_since(self, seen: int) -> bool:
-        """Wait for an overview that has not been *seen*; False when there will be none."""
-        self._show()
-        async with self._news:
-            await self._news.wait_for(lambda: self._stopping or self._number > seen)
-        return not self._stopping
-
-    def _show(self) -> None:
-        """Make sure that overviews are being made."""
-        if self._showing is None or self._showing.done():
-            self._showing = asyncio.create_task(self._keep_showing())
-
-    async def _keep_showing(self) -> None:
-        """Make an overview every two seconds, on behalf of any watcher, while there is one."""
-        loop = asyncio.get_running_loop()
-        while self._watchers:
-            due = loop.time() + self._every_s
-            request = next(iter(self._watchers.values()))
-            seen = await self._cluster.overview(request)
-            async with self._news:
-                self._shown = b"event: overview\ndata: " + seen.body + b"\n\n"
-                self._number += 1
-                self._news.notify_all()
-            await asyncio.sleep(due - loop.time())
+    async def _next(self) -> None:
+        """Wait for the next overview, or the end: all watchers wait for the same moments."""
+        now = asyncio.get_running_loop().time()
+        moment = math.ceil(now / self._every_s + 0.5) * self._every_s
+        with suppress(TimeoutError):
+            async with asyncio.timeout(moment - now):
+                await self._stopping.wait()
 
 
 def stream_views(stream: Stream) -> dict[str, type[View]]:

@@ -161,7 +161,9 @@ function onState({ state: now, ageMs }) {
 /** List what needs attention; as long as that stays the same nothing is announced again. */
 function notify() {
   const found = [...problems()];
-  const good = link === "lost" || !overview ? [] : [element("li", { class: "notice good" }, "All workers answer, all partitions are counted, the database takes writes.")];
+  const database = overview?.sink?.up === true ? "the database takes writes" : "nothing was written to the database yet";
+  const fine = `All workers answer, all partitions are counted, ${database}.`;
+  const good = overview ? [element("li", { class: "notice good" }, fine)] : [];
   fill(byId("notices"), ...(found.length ? found.map((text) => element("li", { class: "notice bad" }, text)) : good));
 }
 

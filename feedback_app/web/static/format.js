@@ -18,6 +18,8 @@ export const measure = (value) => (known(value) ? (Math.abs(value) >= 1000 ? who
 
 export const share = (value) => (known(value) ? `${(100 * value).toFixed(1)} %` : UNKNOWN);
 
+export const yesOrNo = (value) => (value === null || value === undefined ? UNKNOWN : value ? "yes" : "no");
+
 export function seconds(value) {
   if (!known(value)) return UNKNOWN;
   if (value < 0) return `-${seconds(-value)}`;

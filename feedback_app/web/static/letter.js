@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { byId, element, fill, show } from "./dom.js";
-import { UNKNOWN, bytes, time } from "./format.js";
+import { UNKNOWN, bytes, time, yesOrNo } from "./format.js";
 import { table } from "./tables.js";
 
 const SHOWN_BYTES = 16_384;
@@ -53,7 +53,7 @@ function showLetter() {
     fact("From", source ? `${source.topic}, partition ${source.partition}, offset ${source.offset}` : "unknown"),
     fact("Key", key),
     fact("Size", bytes(letter.size)),
-    fact("Replayed", letter.replayed ? "yes" : "no"),
+    fact("Replayed", yesOrNo(letter.replayed)),
   );
   fill(byId("text"), letter.text ?? "");
   table(byId("headers"), {

@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { byId, element, fill, show } from "./dom.js";
-import { UNKNOWN, bytes, time } from "./format.js";
+import { UNKNOWN, bytes, time, yesOrNo } from "./format.js";
 import { table } from "./tables.js";
 
 const PATH = "/feedback/dead-letters";
@@ -25,7 +25,7 @@ const showLetters = table(byId("letters"), {
     { label: "Error", show: (row) => element("span", { class: "error", dir: "auto" }, [row.error, row.detail].filter(Boolean).join(": ") || UNKNOWN) },
     { label: "From", show: (row) => (row.source ? `${row.source.topic}/${row.source.partition}@${row.source.offset}` : UNKNOWN), wide: true },
     { label: "Size", show: (row) => bytes(row.size), number: true, wide: true },
-    { label: "Replayed", show: (row) => (row.replayed ? "yes" : "no") },
+    { label: "Replayed", show: (row) => yesOrNo(row.replayed) },
     { label: "Begins with", show: (row) => element("code", { class: "preview", dir: "auto" }, row.preview ?? ""), wide: true },
   ],
 });
