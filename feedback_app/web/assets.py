@@ -33,8 +33,12 @@ _SECURITY: Final = {
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
         "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
     ),
-    "Referrer-Policy": "no-referrer",
+    # An address may be an agent's name. With no referrer at all, browsers would not name the origin of a form.
+    "Referrer-Policy": "same-origin",
 }
+
+#: Pages offer it where there is a login.
+_LOGOUT: Final = (b' action="/feedback/logout" hidden>', b' action="/feedback/logout">')
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +51,19 @@ class Asset:
     version: str
 
 
-async def send_asset(request: web.Request, name: str) -> web.Response:
+async def send_asset(request: web.Request, name: str, *, login: bool = False) -> web.Response:
     """Answer with a file.
 
     Browsers keep it and ask each time whether it has changed, so that after an upgrade no page runs old scripts.
+
+    Args:
+        login: whether those who are here have logged in.
 
     Raises:
         web.HTTPNotFound: there is no such file.
     """
     # In a thread: compressing the chart library takes longer than a batch may wait.
-    asset = await asyncio.to_thread(_asset, name)
+    asset = await asyncio.to_thread(_asset, name, login)
     if asset is None:
         raise web.HTTPNotFound
     tag = ETag(asset.version, is_weak=True)  # the same for both encodings
@@ -80,12 +87,14 @@ def _names() -> dict[str, tuple[str, str]]:
 
 
 @cache
-def _known(name: str) -> Asset:
+def _known(name: str, login: bool) -> Asset:
     package, path = _names()[name]
     body = (files(package) / path).read_bytes()
+    if login:
+        body = body.replace(*_LOGOUT)
     packed = gzip.compress(body, mtime=0)
     return Asset(body, packed, _TYPES[f".{name.rpartition('.')[2]}"], hashlib.sha256(body).hexdigest()[:16])
 
 
-def _asset(name: str) -> Asset | None:
-    return _known(name) if name in _names() else None
+def _asset(name: str, login: bool) -> Asset | None:
+    return _known(name, login) if name in _names() else None

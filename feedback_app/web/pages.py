@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -20,28 +21,36 @@ _PAGES: Final = (
 )
 
 
-@web.middleware
-async def pages_for_browsers(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer browsers with the page of a path, and everybody else as if there were none."""
-    path = request.rel_url.raw_path
-    page = next((name for pattern, name in _PAGES if pattern.fullmatch(path)), None)
-    if page is None or request.method not in {"GET", "HEAD"}:
-        return await handler(request)
-    if prefers_html(request):
-        return await send_asset(request, page)
-    answer = await handler(request)
-    answer.headers["Vary"] = "Accept"
-    return answer
+def pages_for_browsers(*, login: bool) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    """Return the middleware that answers browsers with the page of a path, and everybody else as if there were none.
+
+    Args:
+        login: whether people log in to see them, hence may want to log out.
+    """
+
+    @web.middleware
+    async def choose(request: web.Request, handler: Handler) -> web.StreamResponse:
+        path = request.rel_url.raw_path
+        page = next((name for pattern, name in _PAGES if pattern.fullmatch(path)), None)
+        if page is None or request.method not in {"GET", "HEAD"}:
+            return await handler(request)
+        if prefers_html(request):
+            return await send_asset(request, page, login=login)
+        answer = await handler(request)
+        answer.headers["Vary"] = "Accept"
+        return answer
+
+    return choose
 
 
-def page_views() -> dict[str, type[View]]:
+def page_views(*, login: bool) -> dict[str, type[View]]:
     """Return the views of pages that are nothing else, by path."""
 
     class Dashboard(View):
         """The cluster."""
 
         async def get(self, request: Request, **_: Any) -> Response:
-            return await _send(request, "dashboard.html")
+            return cast(Response, await send_asset(cast(web.Request, request), "dashboard.html", login=login))
 
     class Slashless(View):
         """What people type."""
@@ -53,10 +62,6 @@ def page_views() -> dict[str, type[View]]:
         """Scripts, styles and the chart library."""
 
         async def get(self, request: Request, name: str, **_: Any) -> Response:
-            return await _send(request, name)
+            return cast(Response, await send_asset(cast(web.Request, request), name))
 
     return {"/feedback": Slashless, "/feedback/": Dashboard, "/feedback/static/{name}": Static}
-
-
-async def _send(request: Request, name: str) -> Response:
-    return cast(Response, await send_asset(cast(web.Request, request), name))

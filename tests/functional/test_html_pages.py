@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 import feedback_app.web
-from feedback_app.factory import create_app
+from feedback_app.factory import FeedbackApp, create_app
 from feedback_app.settings import Settings
 from feedback_app.web.accepting import quality
 
@@ -33,16 +34,23 @@ _PAGES = {
 _BOTH = [path for path in _PAGES if path != "/feedback/"]
 
 
-@pytest_asyncio.fixture
-async def client(settings: Callable[..., Settings]) -> AsyncIterator[Client]:
-    """A client of an application that is never started, and that decodes nothing by itself."""
-    app = create_app(settings("kafka://127.0.0.1:1", mongodb_url="mongodb://127.0.0.1:1"))
+@asynccontextmanager
+async def _served(app: FeedbackApp, **options: Any) -> AsyncIterator[Client]:
+    """Give a client of an application that is never started."""
     driver: Any = app.web  # aiohttp's, whatever Faust declares
     driver.init_server()
-    async with TestClient(TestServer(driver.web_app), auto_decompress=False) as opened:
+    async with TestClient(TestServer(driver.web_app), **options) as opened:
         yield opened
     await app._maybe_close_http_client()
     await app.sink.close()
+
+
+@pytest_asyncio.fixture
+async def client(settings: Callable[..., Settings]) -> AsyncIterator[Client]:
+    """A client of an application without a login, that decodes nothing by itself."""
+    app = create_app(settings("kafka://127.0.0.1:1", mongodb_url="mongodb://127.0.0.1:1"))
+    async with _served(app, auto_decompress=False) as opened:
+        yield opened
 
 
 # -- who gets what -----------------------------------------------------------------------------------------------------
@@ -80,6 +88,14 @@ async def test_the_slash_is_found(client: Client) -> None:
         assert (answer.status, answer.url.path) == (200, "/feedback/")
 
 
+@pytest.mark.parametrize("path", _PAGES)
+async def test_whoever_has_logged_in_can_log_out(settings: Callable[..., Settings], path: str) -> None:
+    app = create_app(settings("kafka://127.0.0.1:1", mongodb_url="mongodb://127.0.0.1:1", web_token="open-sesame"))
+    allowed = {"Accept": _BROWSER, "Authorization": "Bearer open-sesame"}
+    async with _served(app) as client, client.get(path, headers=allowed) as answer:
+        assert '<form id="logout" method="post" action="/feedback/logout"><button>' in await answer.text()
+
+
 @pytest.mark.parametrize(
     ("header", "names", "expected"),
     [
@@ -115,7 +131,7 @@ async def test_nothing_but_our_own_files_may_be_loaded_or_run(client: Client, pa
             "base-uri": "'none'",
             "form-action": "'self'",
         }
-        assert answer.headers["Referrer-Policy"] == "no-referrer"  # an address here may be an agent's name
+        assert answer.headers["Referrer-Policy"] == "same-origin"  # an address here may be an agent's name
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
