@@ -419,6 +419,15 @@ def test_charts_change_their_colours_with_the_page(pages: list[str], tabs: Tabs)
     page.wait_for_function(_LINE_IS_DRAWN)
 
 
+def test_without_the_chart_library_the_figures_stay(pages: list[str], tabs: Tabs) -> None:
+    page = tabs.open("about:blank", tolerated=FAILED_REQUEST)
+    page.route("**/charts.bundle.js", lambda route: route.abort())
+    page.goto(pages[0])
+    expect(page.locator("#charts .none")).to_have_count(6)
+    expect(page.locator("#charts .words").first).to_contain_text("read")
+    expect(card(page, "totals", "Counted")).to_have_text("3")
+
+
 def test_a_keyboard_is_enough_and_keeps_its_place(pages: list[str], tabs: Tabs) -> None:
     page = tabs.open(pages[0], reduced_motion="reduce")
     expect(page.locator("#agents tbody th").first).to_be_visible()
