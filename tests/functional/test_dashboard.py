@@ -251,7 +251,7 @@ def test_the_page_says_when_the_database_is_away_and_back(
         expect(card(page, "now", "MongoDB")).to_have_text("away")
         expect(page.locator("#notices")).to_contain_text("MongoDB is away")
         expect(page.locator("#agents-note")).to_contain_text("the database does not answer")
-        expect(card(page, "now", "Due windows")).to_have_text(_positive())  # they wait
+        expect(card(page, "now", "Due")).to_have_text(_positive())  # they wait
         agent = tabs.open(worker.url + agent_path("agent-1"))
         expect(agent.locator("#open h3")).to_have_count(1)
         expect(agent.locator("#recent-note")).to_contain_text("the database does not answer")
@@ -259,7 +259,7 @@ def test_the_page_says_when_the_database_is_away_and_back(
         database.start()
         expect(page.locator("#notices li")).to_have_text([re.compile("the database takes writes")])
         expect(card(page, "now", "MongoDB")).to_have_text("up")
-        expect(card(page, "now", "Due windows")).to_have_text("0")
+        expect(card(page, "now", "Due")).to_have_text("0")
         expect(page.locator("#agents-note")).to_be_hidden()
         expect(agent.locator("#recent-note")).to_be_hidden()
         expect(agent.locator("#recent tbody td:nth-child(2)").first).to_have_text("6")

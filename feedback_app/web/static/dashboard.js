@@ -64,7 +64,7 @@ const showPartitions = table(byId("partitions"), {
     { label: "Behind", show: (row) => seconds(row.behind), number: true },
     { label: "Open", show: (row) => count(row.openWindows), number: true },
     { label: "Due", show: (row) => count(row.dueWindows), number: true, wide: true },
-    { label: "Silent since", show: (row) => time(row.silentSince), wide: true },
+    { label: "Last counted", show: (row) => time(row.silentSince), wide: true },
   ],
 });
 
@@ -122,8 +122,8 @@ function onOverview(given) {
     card(letters("Dead letters"), measure(rates.deadLetters), "a second"),
     card("Closed", measure(rates.windowsClosed), "windows a second"),
     card("Lag", count(totals.lag), "records"),
-    card("Open windows", count(totals.openWindows), "being counted"),
-    card("Due windows", count(totals.dueWindows), "to be closed"),
+    card("Open", count(totals.openWindows), "windows"),
+    card("Due", count(totals.dueWindows), "windows to close"),
     card("Close delay", seconds(given.closeDelaySeconds), "last minute"),
     card(sinkName(sink), sink.up === true ? "up" : sink.up === false ? "away" : UNKNOWN, `${count(sink.failedCommands)} failed commands`),
   );
