@@ -48,7 +48,8 @@ expect.set_options(timeout=PATIENCE_MS)
 
 
 def publish(settings: Settings, agents: Iterable[str], **fields: Any) -> None:
-    """Publish one event for each of *agents*, of now."""
+    """Publish one event for each of *agents*, all of this moment, hence of one window."""
+    now = time.time_ns() // 1_000_000
     with FeedbackPublisher(settings) as publisher:
         for number, agent in enumerate(agents):
             event: dict[str, Any] = {
@@ -56,7 +57,7 @@ def publish(settings: Settings, agents: Iterable[str], **fields: Any) -> None:
                 "agentId": agent,
                 "userId": "u-1",
                 "rating": "positive",
-                "timestamp": time.time_ns() // 1_000_000,
+                "timestamp": now,
             }
             publisher.publish(event | fields)
 
@@ -274,8 +275,9 @@ def test_an_agent_s_page_shows_its_windows_and_takes_names_and_tags_for_text(
     ours = settings(embedded_broker, **SHORT_WINDOWS)
     worker = start_worker(ours)
     names = [_IMAGE, "a/b?c#d", "Zoë ☃ 100%", '"><script>alert(3)</script>', _LONG]
-    publish(ours, names, tags=["<b>bold</b>"], score=4, comment=_SCRIPT)
-    publish(ours, [_IMAGE] * 2, rating="negative", score=1)
+    now = time.time_ns() // 1_000_000
+    publish(ours, names, tags=["<b>bold</b>"], score=4, comment=_SCRIPT, timestamp=now)
+    publish(ours, [_IMAGE] * 2, rating="negative", score=1, timestamp=now)
 
     page = open_dashboard(tabs, worker)
     expect(page.locator("#agents tbody th")).to_have_count(len(names))
@@ -294,8 +296,8 @@ def test_an_agent_s_page_shows_its_windows_and_takes_names_and_tags_for_text(
     )
     assert page.title() == f"Feedback: {_IMAGE}"
     assert page.locator("img, main script, main b").count() == 0
-    # A window opens while somebody looks: one that stays open for a minute.
-    publish(ours, [_IMAGE] * 4, timestamp=time.time_ns() // 1_000_000 + 60_000)
+    # A window opens while somebody looks: one that stays open for long.
+    publish(ours, [_IMAGE] * 4, timestamp=now + 120_000)
     expect(page.locator("#open .card").filter(has_text="Events").locator(".value")).to_have_text("4")
     expect(page.locator("#ratings .key").first).to_have_text("positive 4 (most 4)")
 

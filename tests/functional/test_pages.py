@@ -71,9 +71,7 @@ _AGENTS = [
         ("GET", "/feedback/history", 200),
         ("GET", "/feedback/agents", 200),
         ("GET", "/feedback/agents?order=<script>", 400),
-        ("GET", "/feedback/dead-letters?limit=<script>", 400),
         ("GET", "/feedback/dead-letters/<script>/1", 400),
-        ("GET", "/feedback/dead-letters/0/0", 503),
         ("POST", "/feedback/events", 415),
         ("GET", "/feedback/events", 405),
         ("HEAD", "/feedback/events", 405),
@@ -95,9 +93,15 @@ async def test_every_answer_is_json_that_no_browser_takes_for_a_page(
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/feedback/agents/agent-1", 503), (f"/feedback/agents/{'<' * 129}", 400)]
+    ("path", "status"),
+    [
+        ("/feedback/agents/agent-1", 503),
+        (f"/feedback/agents/{'<' * 129}", 400),
+        ("/feedback/dead-letters?limit=<script>", 400),
+        ("/feedback/dead-letters/0/0", 503),
+    ],
 )
-async def test_what_a_program_hears_of_an_agent_is_json(
+async def test_a_program_gets_json_where_a_browser_gets_a_page(
     offline: MakeSettings, serve: Callable[..., Any], path: str, status: int
 ) -> None:
     client = await serve(create_app(offline()))
