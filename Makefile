@@ -1,7 +1,7 @@
 # `make demo ARGS="... --json"` prints JSON and nothing else on stdout: everything about installing goes to stderr.
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check format demo chaos bench bench-memory bench-scale fuzz clean
+.PHONY: help install test check format screenshot demo chaos bench bench-memory bench-scale fuzz clean
 MAKEFLAGS += --no-print-directory
 
 VENV := .venv
@@ -19,6 +19,7 @@ help:
 	@echo 'make test  ARGS=...      all tests; pytest arguments in ARGS, as -m "not kafka"; JOBS=0: one after the other'
 	@echo 'make check               formatting, lint, types, layers'
 	@echo 'make demo  ARGS=...      the whole system on embedded parts'
+	@echo 'make screenshot          the picture of the dashboard in the README, made anew (needs Chromium)'
 	@echo 'make chaos ARGS=...      workers disturbed on a real Kafka; --quick, --breakages, --help'
 	@echo 'make bench ARGS=...      how fast it is beside its peers; --quick, --write, --help'
 	@echo 'make bench-memory ARGS=... how much memory a worker takes'
@@ -52,6 +53,9 @@ format: $(INSTALLED)
 
 demo: $(INSTALLED)
 	@$(VENV)/bin/feedback-app demo $(ARGS)
+
+screenshot: $(INSTALLED)
+	@SCREENSHOT=docs/figures/dashboard.png $(VENV)/bin/python -m pytest -q tests/functional/test_screenshot.py
 
 chaos: $(INSTALLED)
 	@$(VENV)/bin/python -m tests.chaos $(ARGS)

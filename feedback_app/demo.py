@@ -28,7 +28,7 @@ from feedback_app.errors import FeedbackError
 from feedback_app.progress import sending, waiting
 from feedback_app.settings import Settings, load_settings
 from feedback_app.topics import Topics
-from feedback_app.traffic import Labelled, Traffic, scenario, send, spread
+from feedback_app.traffic import Labelled, Traffic, paced, scenario, send, spread
 from feedback_app.verification import Verdict, verify
 from feedback_app.verification.reading import TopicReader
 
@@ -38,6 +38,8 @@ _RETENTION_MS: Final = 10_000
 #: The traffic looks as if it had come in over this many windows.
 _WINDOWS: Final = 12
 _SHARE: Final = 0.01
+#: What goes on arriving afterwards, so that there is something to see.
+_TRICKLE_PER_S: Final = 50
 #: How long the worker may take for an event, at the very least, and for a window on the embedded database.
 _SLOWEST_EVENTS_PER_S: Final = 1_000
 _SLOWEST_WINDOWS_PER_S: Final = 100
@@ -87,8 +89,12 @@ def run_demo(options: DemoOptions) -> int:
             totals = _demonstrate(options, settings, worker, console)
             _show(totals, as_json=options.as_json)
             if not options.leave:
-                console.print(f"Worker and web views stay up until Ctrl-C: {worker.url}/feedback/", highlight=False)
-                _stay(worker)
+                console.print(
+                    f"{_TRICKLE_PER_S} ratings a second go on arriving until Ctrl-C: {worker.url}/feedback/\n"
+                    f"To take the database away: kill -STOP {database.pid}; to bring it back: -CONT",
+                    highlight=False,
+                )
+                _stay(options, settings, worker)
     return 0 if totals["verified"] else 1
 
 
@@ -184,10 +190,10 @@ def _show(totals: Mapping[str, Any], *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _stay(worker: WorkerProcess) -> None:
+def _stay(options: DemoOptions, settings: Settings, worker: WorkerProcess) -> None:
+    """Send some events a second until Ctrl-C."""
+    plan = scenario(settings, seed=options.seed + 1, agents=options.agents, late_share=_SHARE, invalid_share=_SHARE)
     try:
-        while True:
-            worker.check()
-            time.sleep(0.5)
+        send(settings, plan, paced(_TRICKLE_PER_S, None), Traffic(), worker.watched(lambda sent: None))
     except KeyboardInterrupt:
         return

@@ -56,6 +56,7 @@ from feedback_app.web.health import health_views
 from feedback_app.web.letters import LetterDesk, letter_views
 from feedback_app.web.metrics import metrics_views
 from feedback_app.web.own import Own
+from feedback_app.web.pages import page_views, pages_for_browsers
 from feedback_app.web.partitions import partition_views
 from feedback_app.web.ranking import Ranking, ranking_views
 from feedback_app.web.stream import Stream, stream_views
@@ -251,6 +252,7 @@ def create_app(
     be_discreet()
     clock = clock or SystemClock()
     topics = Topics.of(settings)
+    login = settings.web_token is not None
     app = FeedbackApp(
         settings.app_id,
         # Faust's own environment variables (BROKER_URL, WEB_PORT, ...) would beat these arguments.
@@ -279,7 +281,9 @@ def create_app(
         web_bind=settings.web_host,
         web_host=_reachable(settings.web_host),
         web_port=settings.web_port,
-        web_application_options={"middlewares": [plain_answers, *token_guard(settings)]},
+        web_application_options={
+            "middlewares": [plain_answers, *token_guard(settings), pages_for_browsers(login=login)]
+        },
         logging_config=json_logging() if settings.log_format is LogFormat.JSON else None,
         TableManager=SelfRestoringTables,
         Worker=FeedbackWorker,
@@ -313,6 +317,7 @@ def create_app(
     for path, view in {
         **health_views(app.windows, app.health, app.liveness),
         **metrics_views(app.metrics),
+        **page_views(login=login),
         **agent_views(app, app.windows, topics.partitions, archive),
         **event_views(app.ingest),
         **partition_views(app, app.windows, topics.partitions, topics.sources),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
 from feedback_app.embedded.broker import EmbeddedBroker
 from feedback_app.embedded.database import EmbeddedDatabase
@@ -23,6 +24,8 @@ from feedback_app.embedded.worker import WorkerProcess
 from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import PREFIX, Settings, load_settings
 from feedback_app.topics import Topics
+from tests.services import browser
+from tests.services.browser import Tabs
 from tests.services.kafka import ApacheKafka, why_unavailable
 from tests.services.secure_kafka import SecureKafka
 from tests.services.workers import StartWorker
@@ -33,10 +36,13 @@ _KAFKA_FIXTURES = {"kafka", "own_kafka", "secure_kafka"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a real Kafka, so that ``-m "not kafka"`` leaves them out."""
+    """Mark the tests that need a real Kafka or a browser: ``-m "not kafka and not browser"`` leaves them out."""
     for item in items:
-        if _KAFKA_FIXTURES & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if _KAFKA_FIXTURES & fixtures:
             item.add_marker(pytest.mark.kafka)
+        if "chromium" in fixtures:
+            item.add_marker(pytest.mark.browser)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -69,6 +75,23 @@ def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKaf
     with SecureKafka(tmp_path_factory.mktemp("secure-kafka")) as broker:
         yield broker
         broker.kill()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A browser. For modules without tests that are coroutines only: its event loop would be in their way."""
+    _require(browser.why_unavailable())
+    with browser.chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def tabs(chromium: Browser) -> Iterator[Tabs]:
+    """Pages in a browser; when the test ends, nothing may have gone wrong in any of them."""
+    opened = Tabs(chromium)
+    yield opened
+    opened.close()
+    assert opened.wrong == []
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +162,10 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
 
 
 def _require_kafka() -> None:
-    reason = why_unavailable()
+    _require(why_unavailable())
+
+
+def _require(reason: str) -> None:
     if not reason:
         return
     if os.environ.get("REQUIRE_SERVICES") == "1":
