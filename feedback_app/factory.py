@@ -50,8 +50,10 @@ from feedback_app.web.agents import agent_views
 from feedback_app.web.answers import plain_answers
 from feedback_app.web.events import Ingest, event_views
 from feedback_app.web.health import health_views
+from feedback_app.web.login import login_views
 from feedback_app.web.metrics import metrics_views
 from feedback_app.web.partitions import partition_views
+from feedback_app.web.sessions import sessions_of
 from feedback_app.web.token import open_to_others, token_guard
 from tables.feedback_windows import FeedbackWindows
 from tables.partition import OwnedPartition, data_path
@@ -239,6 +241,7 @@ def create_app(
     be_discreet()
     clock = clock or SystemClock()
     topics = Topics.of(settings)
+    sessions = sessions_of(settings, clock)
     app = FeedbackApp(
         settings.app_id,
         # Faust's own environment variables (BROKER_URL, WEB_PORT, ...) would beat these arguments.
@@ -267,7 +270,7 @@ def create_app(
         web_bind=settings.web_host,
         web_host=_reachable(settings.web_host),
         web_port=settings.web_port,
-        web_application_options={"middlewares": [plain_answers, *token_guard(settings)]},
+        web_application_options={"middlewares": [plain_answers, *token_guard(sessions)]},
         logging_config=json_logging() if settings.log_format is LogFormat.JSON else None,
         TableManager=SelfRestoringTables,
         Worker=FeedbackWorker,
@@ -297,6 +300,7 @@ def create_app(
         **metrics_views(app.metrics),
         **agent_views(app, app.windows, topics.partitions),
         **event_views(app.ingest),
+        **login_views(sessions),
         **partition_views(app, app.windows, topics.partitions, topics.sources),
     }.items():
         app.page(path)(view)
