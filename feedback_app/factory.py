@@ -52,6 +52,7 @@ from feedback_app.web.events import Ingest, event_views
 from feedback_app.web.health import health_views
 from feedback_app.web.login import login_views
 from feedback_app.web.metrics import metrics_views
+from feedback_app.web.openapi.document import api_views
 from feedback_app.web.partitions import partition_views
 from feedback_app.web.sessions import sessions_of
 from feedback_app.web.token import open_to_others, token_guard
@@ -301,6 +302,7 @@ def create_app(
         **agent_views(app, app.windows, topics.partitions),
         **event_views(app.ingest),
         **login_views(sessions),
+        **api_views(secured=sessions is not None),
         **partition_views(app, app.windows, topics.partitions, topics.sources),
     }.items():
         app.page(path)(view)

@@ -35,7 +35,7 @@ def token_guard(sessions: Sessions | None) -> list[Callable[[web.Request, Handle
         header = request.headers.get("Authorization", "")
         if header.startswith(_BEARER) and sessions.is_token(header.removeprefix(_BEARER)):
             return await handler(request)
-        below = request.path.startswith(HOME)
+        below = f"{request.path}/".startswith(HOME)
         if below and sessions.is_open(session_in(request)):
             if request.method in _SAFE_METHODS or is_of_this_origin(request):
                 return await handler(request)
