@@ -149,7 +149,7 @@ def _agents() -> Part:
                 parameters=(
                     query("order", "by events, or by the share of negative ones", enum=["volume", "negative"]),
                     query("limit", "how many", **_LIMIT, maximum=100, default=20),
-                    query("offset", "how many to leave out before", type="integer", minimum=0, default=0),
+                    query("offset", "how many to leave out", type="integer", minimum=0, maximum=10_000, default=0),
                     query("minEvents", "events that an agent must have", type="integer", minimum=0),
                 ),
             )
@@ -162,7 +162,7 @@ def _agents() -> Part:
                 agent,
                 parameters=(
                     path("agentId", "percent-encoded", type="string", minLength=1, maxLength=128),
-                    query("limit", "closed windows, at most", **_LIMIT, maximum=500, default=50),
+                    query("limit", "closed windows, at most", type="integer", minimum=0, maximum=500, default=50),
                     query("before", "closed windows that start before, as `next` had it", type="string"),
                 ),
             )
