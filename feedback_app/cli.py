@@ -114,7 +114,7 @@ def register_commands(app: AppT, settings: Settings) -> None:
         """Show an agent's open windows, as a running worker has them."""
         if not 1 <= len(agent_id) <= 128:
             raise click.UsageError("an agent's id has 1 to 128 characters")
-        path = f"/feedback/agents/{quote(agent_id, safe='', errors='surrogateescape')}"
+        path = f"/feedback/agents/{quote(agent_id, safe='', errors='surrogateescape')}?limit=0"
         return _asked(settings, path, url, token, None if as_json or command.json else show_windows)
 
     @app.command(url, _TOKEN, _AS_JSON, base=FeedbackCommand)

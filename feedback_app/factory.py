@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from feedback_app.core.watermark import Lateness
 from feedback_app.credentials import broker_credentials
 from feedback_app.discretion import be_discreet
 from feedback_app.errors import FeedbackError, SettingsError
+from feedback_app.figures import CounterReader, Lately
 from feedback_app.folding import FoldRules
 from feedback_app.health import Health
 from feedback_app.liveness import Liveness
@@ -48,13 +50,18 @@ from feedback_app.transport.signs import faust_signs
 from feedback_app.watch import WatchedWorker, leave
 from feedback_app.web.agents import agent_views
 from feedback_app.web.answers import plain_answers
+from feedback_app.web.cluster import Cluster, cluster_views
 from feedback_app.web.events import Ingest, event_views
 from feedback_app.web.health import health_views
+from feedback_app.web.letters import LetterDesk, letter_views
 from feedback_app.web.login import login_views
 from feedback_app.web.metrics import metrics_views
 from feedback_app.web.openapi.document import api_views
+from feedback_app.web.own import Own
 from feedback_app.web.partitions import partition_views
+from feedback_app.web.ranking import Ranking, ranking_views
 from feedback_app.web.sessions import sessions_of
+from feedback_app.web.stream import Stream, stream_views
 from feedback_app.web.token import open_to_others, token_guard
 from tables.feedback_windows import FeedbackWindows
 from tables.partition import OwnedPartition, data_path
@@ -134,6 +141,9 @@ class FeedbackApp(faust.App):
     rates: Rates
     windows: FeedbackWindows
     ingest: Ingest
+    own: Own
+    watching: Stream
+    letters: LetterDesk
 
     def _new_web(self) -> Web:
         web: Any = super()._new_web()
@@ -152,6 +162,8 @@ class FeedbackApp(faust.App):
 
     async def on_stop(self) -> None:
         """Give the partitions up, and answer the requests that wait for the broker; then let go of the database."""
+        self.watching.close()
+        self.letters.close()
         closing = asyncio.create_task(self.ingest.close())
         await super().on_stop()
         self.rates.tell()
@@ -294,16 +306,26 @@ def create_app(
     app.rates = Rates(app.metrics.registry)
     app.tables.add(app.windows)
     app.ingest = Ingest(settings, app.liveness)
+    lately = Lately(CounterReader(app.metrics.registry), time.monotonic)
+    app.own = Own(app.windows, app.health, app.liveness, lately, clock, __version__)
+    cluster = Cluster(app, app.windows, settings, topics, app.own, clock)
+    app.watching = Stream(cluster)
+    app.letters = LetterDesk(settings)
+    archive = app.sink.archive() if isinstance(app.sink, MongoSink) else None
     feedback_agent.register(app, app.windows, topics)
     _register_work(app, settings, topics, clock)
     for path, view in {
         **health_views(app.windows, app.health, app.liveness),
         **metrics_views(app.metrics),
-        **agent_views(app, app.windows, topics.partitions),
+        **agent_views(app, app.windows, topics.partitions, archive),
         **event_views(app.ingest),
         **login_views(sessions),
         **api_views(secured=sessions is not None),
         **partition_views(app, app.windows, topics.partitions, topics.sources),
+        **cluster_views(cluster),
+        **ranking_views(Ranking(cluster, archive, settings.batch_time_ms)),
+        **letter_views(app.letters),
+        **stream_views(app.watching),
     }.items():
         app.page(path)(view)
     register_commands(app, settings)
@@ -359,6 +381,12 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
         await app.rates.run()
 
     app.task(tell_rates)
+
+    async def remember() -> None:
+        """Keep the history of the last hour."""
+        await app.own.remember()
+
+    app.task(remember)
 
 
 def _reachable(host: str) -> str:

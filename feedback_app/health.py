@@ -63,6 +63,11 @@ class Health:
         return bool(self._waiting_for_database and self._database_error)
 
     @property
+    def database_error(self) -> str:
+        """Why a write was not taken; empty where the last one was."""
+        return self._database_error
+
+    @property
     def stale_windows(self) -> int:
         """How many windows have a document that is ahead of our state."""
         return len(self._stale)

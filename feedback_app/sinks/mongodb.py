@@ -18,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pymongo
+from bson.codec_options import CodecOptions
 from bson.errors import BSONError
 from motor.core import AgnosticCollection
 from motor.motor_asyncio import AsyncIOMotorClient
@@ -31,6 +32,7 @@ from feedback_app.errors import SettingsError
 from feedback_app.measuring import NO_METER, Collection, CommandOutcome, Meter, Operation
 from feedback_app.settings import PREFIX, Settings
 from feedback_app.sinks import Outcome, SinkUnavailable
+from feedback_app.sinks.archive import Archive
 from feedback_app.sinks.expiry import EXPIRY, plan
 from feedback_app.sinks.failures import SOME_DOCUMENT_AT_FAULT, Failure, Written, describe
 
@@ -105,6 +107,11 @@ class MongoSink:
             )
             for name in (windows_collection, items_collection)
         )
+
+    def archive(self) -> Archive:
+        """Return what reads the windows for pages, on the same connections."""
+        aware: Any = self._windows.with_options(codec_options=CodecOptions(tz_aware=True))
+        return Archive(aware)
 
     async def prepare(self) -> None:
         """Create the indexes that are missing, and let documents expire as the settings say. It can be called any

@@ -64,6 +64,11 @@ def owner_of(metadata: Mapping[str, Mapping[str, Any]], changelog: str, number: 
     return None
 
 
+def members(metadata: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Return the URLs of all workers that *metadata* names, less what is no plain ``http://host:port``."""
+    return {url.rstrip("/") for url in metadata if _ADDRESS.fullmatch(url)}
+
+
 async def _limited(answer: aiohttp.ClientResponse, most: int) -> bytes:
     body = bytearray()
     async for chunk in answer.content.iter_any():

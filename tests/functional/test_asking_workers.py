@@ -332,7 +332,7 @@ def test_an_answer_that_is_none_is_told_in_one_line(status: int, body: bytes, re
 def test_the_commands_follow_no_redirect() -> None:
     with answering(302, b"", Location="/elsewhere") as (url, heard):
         assert_refused(command(None, "windows", "a/..", "--url", url, "--token", _TOKEN), "(status 302)")
-    assert heard == ["/feedback/agents/a%2F.."]
+    assert heard == ["/feedback/agents/a%2F..?limit=0"]
 
 
 @pytest.mark.parametrize(

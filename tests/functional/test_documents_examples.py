@@ -28,7 +28,7 @@ from feedback_app.rates import Rates
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
 from feedback_app.verification.reading import TopicReader
-from tests.services.examples import ROOT, Example, assignments, blocks, commands, lines, spans
+from tests.services.examples import DOCUMENTS, ROOT, Example, assignments, blocks, commands, lines, spans
 from tests.services.shown_commands import check_command, check_option, check_variables
 from tests.services.workers import SHORT_WINDOWS, StartWorker, until
 
@@ -227,15 +227,33 @@ def told(seconds: int, counted: int, late: int, dead: int, forwarded: int, close
 # -- commands in running text ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("span", list(spans()), ids=str)
-def test_what_is_to_be_typed_could_be(span: Example) -> None:
-    if span.text.startswith("-"):
-        check_option(span.text)
-    elif re.match(r"FEEDBACK_\w+=\S*\.\.\.", span.text):
-        pytest.skip("a message, not a command")
-    else:
-        for command in commands(span.text):
-            check_command(command)
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_command_that_is_named_could_be_typed(document: str) -> None:
+    checked = [span for span in spans() if span.document == document and not is_option(span) and not is_message(span)]
+    for span in checked:
+        try:
+            for command in commands(span.text):
+                check_command(command)
+        except AssertionError as error:
+            pytest.fail(f"{span}: {span.text}: {error}")
+
+
+@pytest.mark.timeout(300)  # all commands are asked what they take
+def test_an_option_that_is_named_is_one_of_a_command() -> None:
+    for span in filter(is_option, spans()):
+        try:
+            check_option(span.text)
+        except AssertionError as error:
+            pytest.fail(f"{span}: {span.text}: {error}")
+
+
+def is_option(span: Example) -> bool:
+    return span.text.startswith(("-", "ARGS="))
+
+
+def is_message(span: Example) -> bool:
+    """Say whether it begins as a setting does, and is what a worker says of one."""
+    return re.match(r"FEEDBACK_\w+=\S*\.\.\.", span.text) is not None
 
 
 def test_the_commands_in_the_readme_work(start_site: Callable[[], Site]) -> None:

@@ -6,41 +6,36 @@ import asyncio
 import http.client
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 import pytest_asyncio
-from aiohttp import ClientResponse
+from aiohttp import ClientResponse, web
+from aiohttp.test_utils import TestClient
 
 from feedback_app.core.clock import ManualClock
 from feedback_app.embedded.worker import WorkerProcess
-from feedback_app.factory import create_app
+from feedback_app.factory import FeedbackApp, create_app
 from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
 from feedback_app.web.sessions import COOKIE, SESSION_S
-from tests.services.serving import Client, served
 
 MakeSettings = Callable[..., Settings]
+Client = TestClient[web.Request, web.Application]
+Serve = Callable[[FeedbackApp], Awaitable[Client]]
 
 _TOKEN = "open-sesame &<é>"
 _HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 _EVENT = {"feedbackId": "f", "agentId": "a", "userId": "u", "rating": "positive", "timestamp": 1_790_000_000_000}
 
 
-@pytest.fixture
-def offline(settings: MakeSettings) -> MakeSettings:
-    """Return ``offline(**overrides)``: settings for an application that is never started."""
-    return lambda **overrides: settings("kafka://127.0.0.1:1", mongodb_url="mongodb://127.0.0.1:1", **overrides)
-
-
 @pytest_asyncio.fixture
-async def client(offline: MakeSettings) -> AsyncIterator[Client]:
-    async with served(create_app(offline(web_token=_TOKEN))) as started:
-        yield started
+async def client(offline: MakeSettings, serve: Serve) -> Client:
+    return await serve(create_app(offline(web_token=_TOKEN)))
 
 
 async def log_in(client: Client, token: str = _TOKEN, **headers: str) -> ClientResponse:
@@ -196,23 +191,20 @@ async def test_wrong_logins_are_bounded_and_disturb_nobody_who_is_in(client: Cli
         assert page.status == 200
 
 
-async def test_a_session_ends_by_itself(offline: MakeSettings) -> None:
+async def test_a_session_ends_by_itself(offline: MakeSettings, serve: Serve) -> None:
     clock = ManualClock(time.time_ns() // 1_000_000)
-    async with served(create_app(offline(web_token=_TOKEN), clock=clock)) as client:
-        value = session_of(await log_in(client))["value"]
-        for ahead_ms, status in ((0, 200), (SESSION_S * 1_000 - 1_000, 200), (1_000, 401)):
-            clock.advance(ahead_ms)
-            headers = {"Cookie": f"{COOKIE}={value}"}
-            async with client.get("/feedback/partitions", headers=headers) as answer:
-                assert answer.status == status
-
-
-async def test_another_token_ends_all_sessions(client: Client, offline: MakeSettings) -> None:
+    client = await serve(create_app(offline(web_token=_TOKEN), clock=clock))
     value = session_of(await log_in(client))["value"]
-    async with (
-        served(create_app(offline(web_token="another"))) as changed,
-        changed.get("/feedback/partitions", headers={"Cookie": f"{COOKIE}={value}"}) as answer,
-    ):
+    for ahead_ms, status in ((0, 200), (SESSION_S * 1_000 - 1_000, 200), (1_000, 401)):
+        clock.advance(ahead_ms)
+        async with client.get("/feedback/partitions", headers={"Cookie": f"{COOKIE}={value}"}) as answer:
+            assert answer.status == status
+
+
+async def test_another_token_ends_all_sessions(client: Client, offline: MakeSettings, serve: Serve) -> None:
+    value = session_of(await log_in(client))["value"]
+    changed = await serve(create_app(offline(web_token="another")))
+    async with changed.get("/feedback/partitions", headers={"Cookie": f"{COOKIE}={value}"}) as answer:
         assert answer.status == 401
 
 
@@ -228,13 +220,13 @@ async def test_a_logout_takes_the_cookie_away(client: Client) -> None:
         assert answer.status == 405
 
 
-async def test_without_a_token_there_is_no_login(offline: MakeSettings) -> None:
-    async with served(create_app(offline())) as client:
-        for path in ("/feedback/login", "/feedback/logout"):
-            async with client.post(path, json={"token": "x"}) as answer:
-                assert answer.status == 404
-        async with client.get("/feedback/partitions", headers=_HTML) as answer:
-            assert (answer.status, answer.content_type) == (200, "application/json")
+async def test_without_a_token_there_is_no_login(offline: MakeSettings, serve: Serve) -> None:
+    client = await serve(create_app(offline()))
+    for path in ("/feedback/login", "/feedback/logout"):
+        async with client.post(path, json={"token": "x"}) as answer:
+            assert answer.status == 404
+    async with client.get("/feedback/partitions", headers=_HTML) as answer:
+        assert (answer.status, answer.content_type) == (200, "application/json")
 
 
 # -- other sites -----------------------------------------------------------------------------------------------------
@@ -326,20 +318,20 @@ def test_a_session_is_good_for_all_workers_and_for_what_they_ask_of_each_other(
 
 
 async def test_no_other_cookie_of_the_browser_is_passed_on(
-    offline: MakeSettings, monkeypatch: pytest.MonkeyPatch
+    offline: MakeSettings, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[str] = []
-    served_by = await asyncio.start_server(lambda reader, writer: _listen(reader, writer, heard), "127.0.0.1", 0)
-    port = served_by.sockets[0].getsockname()[1]
+    other = await asyncio.start_server(lambda reader, writer: _listen(reader, writer, heard), "127.0.0.1", 0)
+    port = other.sockets[0].getsockname()[1]
     app = create_app(offline(web_token=_TOKEN))
     metadata = {f"http://127.0.0.1:{port}": {app.windows.changelog: list(range(8))}}
     monkeypatch.setattr(app.assignor, "tables_metadata", lambda: metadata)
-    async with served(app) as client, served_by:
-        value = session_of(await log_in(client))["value"]
-        client.session.cookie_jar.clear()
-        headers = {"Cookie": f"theirs=secret; {COOKIE}={value}; more=secret"}
-        async with client.get("/feedback/agents/agent-1", headers=headers) as answer:
-            assert answer.status == 200
+    client = await serve(app)
+    value = session_of(await log_in(client))["value"]
+    client.session.cookie_jar.clear()
+    headers = {"Cookie": f"theirs=secret; {COOKIE}={value}; more=secret"}
+    async with other, client.get("/feedback/agents/agent-1", headers=headers) as answer:
+        assert answer.status == 200
     (request,) = heard
     assert f"Cookie: {COOKIE}={value}\r\n" in request
     assert "secret" not in request

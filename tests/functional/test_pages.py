@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import orjson
 import pytest
-import pytest_asyncio
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 
 from feedback_app.core.partitioning import partition_of
 from feedback_app.embedded.worker import WorkerProcess
-from feedback_app.factory import FeedbackApp, create_app
+from feedback_app.factory import create_app
 from feedback_app.provisioning import ensure_topics
 from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import Settings
@@ -26,7 +24,6 @@ from feedback_app.web.peers import FORWARDED, owner_of
 from feedback_app.web.token import open_to_others
 
 MakeSettings = Callable[..., Settings]
-Client = TestClient[web.Request, web.Application]
 
 _TOKEN = "open-sesame"
 _ALLOWED = {"Authorization": f"Bearer {_TOKEN}"}
@@ -53,36 +50,6 @@ _AGENTS = [
 ]
 
 
-@pytest.fixture
-def offline(settings: MakeSettings) -> Callable[..., Settings]:
-    """Return ``offline(**overrides)``: settings for an application that is never started."""
-    return lambda **overrides: settings("kafka://127.0.0.1:1", mongodb_url="mongodb://127.0.0.1:1", **overrides)
-
-
-@pytest_asyncio.fixture
-async def serve() -> AsyncIterator[Callable[[FeedbackApp | web.Application], Any]]:
-    """Return ``await serve(app)``: a client of its pages."""
-    clients: list[Client] = []
-    apps: list[FeedbackApp] = []
-
-    async def start(app: Any) -> Client:
-        if isinstance(app, FeedbackApp):
-            apps.append(app)
-            driver: Any = app.web  # aiohttp's, whatever Faust declares
-            driver.init_server()
-            app = driver.web_app
-        clients.append(TestClient(TestServer(app)))
-        await clients[-1].start_server()
-        return clients[-1]
-
-    yield start
-    for client in clients:
-        await client.close()
-    for app in apps:
-        await app._maybe_close_http_client()
-        await app.sink.close()
-
-
 # -- every answer ----------------------------------------------------------------------------------------------------
 
 
@@ -100,6 +67,15 @@ async def serve() -> AsyncIterator[Callable[[FeedbackApp | web.Application], Any
         ("GET", "/feedback/agents/", 404),
         ("DELETE", "/feedback/agents/agent-1", 405),
         ("GET", "/feedback/partitions", 200),
+        ("GET", "/feedback/overview", 200),
+        ("HEAD", "/feedback/overview", 200),
+        ("POST", "/feedback/overview", 405),
+        ("GET", "/feedback/history", 200),
+        ("GET", "/feedback/agents", 200),
+        ("GET", "/feedback/agents?order=<script>", 400),
+        ("GET", "/feedback/dead-letters?limit=<script>", 400),
+        ("GET", "/feedback/dead-letters/<script>/1", 400),
+        ("GET", "/feedback/dead-letters/0/0", 503),
         ("POST", "/feedback/events", 415),
         ("GET", "/feedback/events", 405),
         ("HEAD", "/feedback/events", 405),

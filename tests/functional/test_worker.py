@@ -168,7 +168,8 @@ def test_pages(embedded_broker: str, settings: MakeSettings, start_worker: Start
     assert worker.get("/feedback/agents/agent-1")[0] == 401
     assert worker.get("/feedback/agents/agent-1", Authorization="Bearer open")[0] == 401
     partition = partition_of("agent-1", ours.partitions)
-    nothing = {"agentId": "agent-1", "partition": partition, "open": []}
+    recent: dict[str, Any] = {"recent": [], "next": None, "recentError": None}
+    nothing = {"agentId": "agent-1", "partition": partition, "open": [], **recent}
     assert worker.get("/feedback/agents/agent-1", **allowed) == (200, nothing)
 
     now = time.time_ns() // 1_000_000

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -37,11 +37,8 @@ def check_command(words: Sequence[str]) -> None:
     _CHECKS[words[0]](list(words[1:]))
 
 
-def check_variables(values: dict[str, str]) -> None:
+def check_variables(values: Mapping[str, str]) -> None:
     """Fail if variables are none of the settings, or have values that the settings do not take."""
-    args = values.pop("ARGS", None)
-    if args is not None:
-        check_options(args.split(), _all_help())
     names = {f"{PREFIX}{name.upper()}": name for name in Settings.model_fields}
     assert values.keys() <= names.keys(), f"no settings: {values.keys() - names.keys()}"
     given: dict[str, Any] = {
@@ -59,8 +56,8 @@ def check_options(words: Sequence[str], help_text: str) -> None:
 
 
 def check_option(text: str) -> None:
-    """Fail if an option that stands for itself is none of any command of ours."""
-    check_options(text.split()[:1], _all_help())
+    """Fail if an option that stands for itself, or in ``ARGS``, is none of any command of ours."""
+    check_options(text.removeprefix("ARGS=").strip('"').split(), _all_help())
 
 
 # -- programs --------------------------------------------------------------------------------------------------------
