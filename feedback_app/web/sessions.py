@@ -23,6 +23,8 @@ from feedback_app.settings import Settings
 COOKIE: Final = "feedback_session"
 #: A working day; then the token is asked for again.
 SESSION_S: Final = 12 * 3600
+#: For what other workers are asked on somebody's behalf; their clocks may differ by so much.
+_BETWEEN_WORKERS_S: Final = 600
 _VALUE: Final = re.compile(r"(?P<ends>[0-9]{1,12})\.(?P<signature>[a-zA-Z0-9_-]{43}=)", re.ASCII)
 _SALT: Final = b"feedback-app session 1"
 
@@ -38,9 +40,9 @@ class Sessions:
         """Say whether *given* is the token, in a time that does not tell how much of it is right."""
         return hmac.compare_digest(_digest(given), _digest(self._token.get_secret_value()))
 
-    def begin(self) -> str:
+    def begin(self, seconds: int = SESSION_S) -> str:
         """Return the value of a cookie for a session that begins now."""
-        ends = str(self._clock.now_ms() // 1_000 + SESSION_S)
+        ends = str(self._clock.now_ms() // 1_000 + seconds)
         return f"{ends}.{self._sign(ends)}"
 
     def is_open(self, value: str) -> bool:
@@ -59,15 +61,30 @@ class Sessions:
         return hashlib.scrypt(_bytes(self._token.get_secret_value()), salt=_SALT, n=2**14, r=8, p=1, dklen=32)
 
 
+_VOUCHED: Final = web.RequestKey("vouched", Sessions)
+
+
 def sessions_of(settings: Settings, clock: Clock | None = None) -> Sessions | None:
     """Return the sessions that ``FEEDBACK_WEB_TOKEN`` gives; None when there is no token."""
     return None if settings.web_token is None else Sessions(settings.web_token, clock or SystemClock())
 
 
-def session_in(request: web.BaseRequest) -> str:
-    """Return what a request's cookie has for a session, open or not; empty where it has nothing of that form."""
-    value = request.cookies.get(COOKIE, "")
-    return value if _VALUE.fullmatch(value) else ""
+def let_in(request: web.Request, sessions: Sessions) -> bool:
+    """Say whether a request has the cookie of a session that has not ended; then we vouch for it to other workers."""
+    if not sessions.is_open(request.cookies.get(COOKIE, "")):
+        return False
+    request[_VOUCHED] = sessions
+    return True
+
+
+def vouched(request: web.Request) -> dict[str, str]:
+    """Return the headers by which another worker lets a request of ours in, on behalf of one that a session let in.
+
+    It is a new session each time: a stream that was begun with the old one may outlive that, and others share what it
+    asks for.
+    """
+    sessions = request.get(_VOUCHED)
+    return {} if sessions is None else {"Cookie": f"{COOKIE}={sessions.begin(_BETWEEN_WORKERS_S)}"}
 
 
 def _digest(text: str) -> bytes:

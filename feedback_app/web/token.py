@@ -12,7 +12,7 @@ from feedback_app.settings import PREFIX, Settings
 from feedback_app.web.answers import Handler
 from feedback_app.web.login_page import HOME, LOGIN, LOGOUT, login_page
 from feedback_app.web.origin import accepts_html, is_of_this_origin
-from feedback_app.web.sessions import Sessions, session_in
+from feedback_app.web.sessions import Sessions, let_in
 
 _BEARER: Final = "Bearer "
 _SAFE_METHODS: Final = {"GET", "HEAD"}
@@ -36,7 +36,7 @@ def token_guard(sessions: Sessions | None) -> list[Callable[[web.Request, Handle
         if header.startswith(_BEARER) and sessions.is_token(header.removeprefix(_BEARER)):
             return await handler(request)
         below = f"{request.path}/".startswith(HOME)
-        if below and sessions.is_open(session_in(request)):
+        if below and let_in(request, sessions):
             if request.method in _SAFE_METHODS or is_of_this_origin(request):
                 return await handler(request)
             error = "with a cookie this is taken from a page of this origin only; programs send the bearer token"

@@ -101,6 +101,7 @@ def test_there_are_examples() -> None:
     assert len(list(spans())) >= 50
 
 
+@pytest.mark.timeout(300)  # each command of a block is a program that has to start
 @pytest.mark.parametrize("block", list(blocks()), ids=str)
 def test_a_block_works(block: Example, request: pytest.FixtureRequest) -> None:
     checks: dict[str, Callable[[Example, pytest.FixtureRequest], None]] = {
@@ -256,6 +257,7 @@ def is_message(span: Example) -> bool:
     return re.match(r"FEEDBACK_\w+=\S*\.\.\.", span.text) is not None
 
 
+@pytest.mark.timeout(300)
 def test_the_commands_in_the_readme_work(start_site: Callable[[], Site]) -> None:
     """Those of the table, in its order, and with the words that it has; the worker runs already."""
     table = re.findall(r"^\| `(faust -A feedback_app (\S+)[^`]*)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)

@@ -13,7 +13,7 @@ from feedback_app.settings import load_settings
 from feedback_app.web.attempts import Attempts
 from feedback_app.web.login_page import HOME, local_path
 from feedback_app.web.origin import accepts_html, came_by_tls, is_of_this_origin
-from feedback_app.web.sessions import COOKIE, SESSION_S, Sessions, session_in, sessions_of
+from feedback_app.web.sessions import COOKIE, SESSION_S, Sessions, let_in, sessions_of, vouched
 
 _TOKEN = "s3cret-tökén"
 _NOW_MS = 1_800_000_000_000
@@ -82,15 +82,31 @@ def test_without_a_token_there_are_no_sessions() -> None:
     assert sessions_of(load_settings(_env_file=None)) is None
 
 
-def test_no_more_of_a_cookie_is_taken_than_has_the_form_of_a_session() -> None:
-    value = sessions().begin()
-    for cookies, found in (
-        (f"other=1; {COOKIE}={value}; more=2", value),
-        (f"{COOKIE}={_TOKEN}", ""),
-        (f'{COOKIE}="{value}\\015\\012X: y"', ""),
-        ("", ""),
-    ):
-        assert session_in(make_mocked_request("GET", "/", {"Cookie": cookies})) == found
+def test_other_workers_are_asked_with_a_session_of_our_own() -> None:
+    """A stream may outlive the session that it was begun with."""
+    clock = ManualClock(_NOW_MS)
+    ours = Sessions(SecretStr(_TOKEN), clock)
+    value = ours.begin()
+    request = make_mocked_request("GET", "/", {"Cookie": f"theirs=secret; {COOKIE}={value}"})
+    assert vouched(request) == {}
+    assert let_in(request, ours)
+    for ahead_s in (1, SESSION_S):
+        clock.advance(ahead_s * 1_000)
+        ((name, cookie),) = vouched(request).items()
+        assert name == "Cookie"
+        assert cookie.startswith(f"{COOKIE}=")
+        ours_now = cookie.removeprefix(f"{COOKIE}=")
+        assert ours.is_open(ours_now)
+        assert ours_now != value
+    clock.advance(SESSION_S * 1_000)
+    assert not ours.is_open(ours_now)
+
+
+@pytest.mark.parametrize("cookies", ["", f"{COOKIE}={_TOKEN}", f"{COOKIE}=1.x", "theirs=secret"])
+def test_nobody_is_vouched_for_without_a_session(cookies: str) -> None:
+    request = make_mocked_request("GET", "/", {"Cookie": cookies})
+    assert not let_in(request, sessions())
+    assert vouched(request) == {}
 
 
 # -- where a request comes from --------------------------------------------------------------------------------------
