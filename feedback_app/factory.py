@@ -54,11 +54,14 @@ from feedback_app.web.cluster import Cluster, cluster_views
 from feedback_app.web.events import Ingest, event_views
 from feedback_app.web.health import health_views
 from feedback_app.web.letters import LetterDesk, letter_views
+from feedback_app.web.login import login_views
 from feedback_app.web.metrics import metrics_views
+from feedback_app.web.openapi.document import api_views
 from feedback_app.web.own import Own
 from feedback_app.web.pages import page_views, pages_for_browsers
 from feedback_app.web.partitions import partition_views
 from feedback_app.web.ranking import Ranking, ranking_views
+from feedback_app.web.sessions import sessions_of
 from feedback_app.web.stream import Stream, stream_views
 from feedback_app.web.token import open_to_others, token_guard
 from tables.feedback_windows import FeedbackWindows
@@ -252,7 +255,7 @@ def create_app(
     be_discreet()
     clock = clock or SystemClock()
     topics = Topics.of(settings)
-    login = settings.web_token is not None
+    sessions = sessions_of(settings, clock)
     app = FeedbackApp(
         settings.app_id,
         # Faust's own environment variables (BROKER_URL, WEB_PORT, ...) would beat these arguments.
@@ -282,7 +285,7 @@ def create_app(
         web_host=_reachable(settings.web_host),
         web_port=settings.web_port,
         web_application_options={
-            "middlewares": [plain_answers, *token_guard(settings), pages_for_browsers(login=login)]
+            "middlewares": [plain_answers, *token_guard(sessions), pages_for_browsers(login=sessions is not None)]
         },
         logging_config=json_logging() if settings.log_format is LogFormat.JSON else None,
         TableManager=SelfRestoringTables,
@@ -317,9 +320,11 @@ def create_app(
     for path, view in {
         **health_views(app.windows, app.health, app.liveness),
         **metrics_views(app.metrics),
-        **page_views(login=login),
+        **page_views(login=sessions is not None),
         **agent_views(app, app.windows, topics.partitions, archive),
         **event_views(app.ingest),
+        **login_views(sessions),
+        **api_views(secured=sessions is not None),
         **partition_views(app, app.windows, topics.partitions, topics.sources),
         **cluster_views(cluster),
         **ranking_views(Ranking(cluster, archive, settings.batch_time_ms)),

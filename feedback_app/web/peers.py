@@ -1,18 +1,22 @@
 """Asking another worker of the group, on behalf of whoever has asked this one.
 
-The caller's token is passed on, to the address that the other worker has told the group. So whoever may join the
-consumer group is trusted with the token; it is Kafka's ACLs that say who may.
+The caller's token is passed on, or a session is begun on behalf of a caller with a session, to the address that the
+other worker has told the group. So whoever may join the consumer group is trusted with it; it is Kafka's ACLs that say
+who may.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiohttp
+from aiohttp import web
 from faust.web import Request
 from yarl import URL
+
+from feedback_app.web.sessions import vouched
 
 #: Marks a request that another worker has passed on: it is passed on once at most, whatever the workers believe.
 FORWARDED: Final = "X-Feedback-Forwarded"
@@ -37,6 +41,7 @@ async def ask_peer(app: Any, request: Request, url: URL, most: int) -> tuple[int
     headers = {FORWARDED: "1"}
     if "Authorization" in request.headers:
         headers["Authorization"] = request.headers["Authorization"]
+    headers |= vouched(cast(web.Request, request))
     timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
     try:
         # A redirect would take the token elsewhere.

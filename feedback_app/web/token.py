@@ -1,33 +1,49 @@
-"""The bearer token that guards every page but health."""
+"""The token that guards every page but health: as a bearer's header, or by way of a session's cookie."""
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
+from typing import Final
 
 from aiohttp import web
 
 from feedback_app.settings import PREFIX, Settings
 from feedback_app.web.answers import Handler
+from feedback_app.web.login_page import HOME, LOGIN, LOGOUT, login_page
+from feedback_app.web.origin import accepts_html, is_of_this_origin
+from feedback_app.web.sessions import Sessions, let_in
+
+_BEARER: Final = "Bearer "
+_SAFE_METHODS: Final = {"GET", "HEAD"}
+_NEEDED: Final = {"WWW-Authenticate": "Bearer"}
 
 
-def token_guard(settings: Settings) -> list[Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]]:
-    """Return the middlewares that ask for ``FEEDBACK_WEB_TOKEN``; none when there is no token."""
-    if settings.web_token is None:
+def token_guard(sessions: Sessions | None) -> list[Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]]:
+    """Return the middlewares that ask for ``FEEDBACK_WEB_TOKEN``; none when there is no token.
+
+    A cookie counts below ``/feedback/`` only. Browsers send it by themselves, so what changes something also has to
+    come from a page of ours; ``SameSite=Strict`` would still let through what another port of this host serves.
+    """
+    if sessions is None:
         return []
-    expected = f"Bearer {settings.web_token.get_secret_value()}".encode()
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path.startswith("/health/"):
+        if request.path.startswith("/health/") or request.path in {LOGIN, LOGOUT}:
             return await handler(request)
-        given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
-        if not hmac.compare_digest(given, expected):
-            return web.json_response(
-                {"error": "a bearer token is needed"}, status=401, headers={"WWW-Authenticate": "Bearer"}
-            )
-        return await handler(request)
+        header = request.headers.get("Authorization", "")
+        if header.startswith(_BEARER) and sessions.is_token(header.removeprefix(_BEARER)):
+            return await handler(request)
+        below = f"{request.path}/".startswith(HOME)
+        if below and let_in(request, sessions):
+            if request.method in _SAFE_METHODS or is_of_this_origin(request):
+                return await handler(request)
+            error = "with a cookie this is taken from a page of this origin only; programs send the bearer token"
+            return web.json_response({"error": error}, status=403)
+        if below and request.method in _SAFE_METHODS and accepts_html(request):
+            return login_page(request.raw_path, status=401, headers=_NEEDED)
+        return web.json_response({"error": "a bearer token is needed"}, status=401, headers=_NEEDED)
 
     return [guard]
 

@@ -26,6 +26,7 @@ from feedback_app.factory import create_app
 from feedback_app.provisioning import open_database
 from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import Settings, load_settings
+from feedback_app.web.sessions import sessions_of
 from tests.services.certificates import Authority
 from tests.services.secure_database import PASSWORD, SecureDatabase
 from tests.services.secure_kafka import PASSWORDS, USER, SecureKafka
@@ -36,7 +37,7 @@ MakeSettings = Callable[..., Settings]
 _TOKEN = "Töken/with+all=\"sorts'&%of"
 _WRITTEN = "what a user wrote/+é"
 _PAGES = ["/", "/health/live", "/health/ready", "/feedback/agents/agent-1", "/router/", "/router/topics", "/table/"]
-_PAGES += ["/feedback/partitions", "/feedback/events"]
+_PAGES += ["/feedback/partitions", "/feedback/events", "/feedback/login", "/feedback/logout"]
 _PAGES += ["/performance/", "/assignment/", "/graph/", "/table/feedback_windows/", "/router/nothing/", "/nothing"]
 _WITHIN_S = 60.0
 
@@ -174,6 +175,10 @@ def test_a_worker_tells_no_secret(everything: Settings, database: SecureDatabase
         shown.append(page(worker, "/feedback/events", _TOKEN, [{"comment": _WRITTEN}, _WRITTEN, event(-1)]))
         assert shown[-1].startswith("202 ")
         until(lambda: stored(everything) == 6, _WITHIN_S)
+        shown.append(page(worker, "/feedback/login", "", {"token": _TOKEN}))
+        assert shown[-1].startswith("204 ")
+        shown.append(page(worker, "/feedback/login", "", {"token": f"not-{_TOKEN}"}))
+        assert shown[-1].startswith("401 ")
         database.kill()
         publish(everything, 5)
         until(lambda: "waiting for the database" in page(worker, "/health/ready", ""), _WITHIN_S)
@@ -188,7 +193,7 @@ def test_a_worker_tells_no_secret(everything: Settings, database: SecureDatabase
     assert "DEBUG" in output
     assert "SaslHandShakeRequest" in output, "aiokafka has to be heard, for this to show something"
     assert secrets.in_(output) == []
-    assert len(shown) == 3 * 3 * len(_PAGES) + 2
+    assert len(shown) == 3 * 3 * len(_PAGES) + 4
     assert secrets.in_("\n".join(shown)) == []
 
 
@@ -213,6 +218,9 @@ def test_no_repr_tells_a_secret(everything: Settings) -> None:
     publisher = FeedbackPublisher(everything)
     publisher.close()
     conf = app.conf
+    sessions = sessions_of(everything)
+    assert sessions is not None
+    sessions.begin()
     for what in (
         everything,
         vars(everything),
@@ -227,6 +235,8 @@ def test_no_repr_tells_a_secret(everything: Settings) -> None:
         vars(app.sink),
         publisher,
         vars(publisher),
+        sessions,
+        vars(sessions),
         vars(Admin(everything)),
     ):
         for text in (repr(what), str(what)):

@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
 from feedback_app.settings import load_settings
+from feedback_app.web.sessions import sessions_of
 from feedback_app.web.token import token_guard
 
 Client = TestClient[web.Request, web.Application]
@@ -31,7 +32,8 @@ async def client_with() -> AsyncIterator[Callable[[str | None], Awaitable[Client
     clients: list[Client] = []
 
     async def start(token: str | None) -> Client:
-        guards: Any = token_guard(load_settings(_env_file=None, web_token=token))  # handed on by Faust, untyped
+        sessions = sessions_of(load_settings(_env_file=None, web_token=token))
+        guards: Any = token_guard(sessions)  # handed on by Faust, untyped
         app = web.Application(middlewares=guards)
         app.router.add_route("*", "/{tail:.*}", _page)
         client = TestClient(TestServer(app))
