@@ -13,9 +13,10 @@ import msgspec
 from aiohttp import web
 from faust.web import Request, Response, View
 
+from feedback_app.web.accepting import prefers_html
 from feedback_app.web.attempts import Attempts
 from feedback_app.web.login_page import LOGIN, LOGOUT, local_path, login_page
-from feedback_app.web.origin import accepts_html, came_by_tls, is_of_this_origin
+from feedback_app.web.origin import came_by_tls, is_of_this_origin
 from feedback_app.web.sessions import COOKIE, SESSION_S, Sessions
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Login:
         """Take the cookie away. What it held stays valid until it ends: nobody keeps a list of sessions."""
         if is_of_this_origin(request) is False:
             return _problem(403, "a page of another site can't log anybody out")
-        answer = _go_to(LOGIN) if accepts_html(request) else web.Response(status=204)
+        answer = _go_to(LOGIN) if prefers_html(request) else web.Response(status=204)
         _set_cookie(answer, request, "", 0)
         return answer
 

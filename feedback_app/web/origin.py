@@ -1,4 +1,4 @@
-"""Where a request comes from, as browsers tell it, and what it wants to have back.
+"""Where a request comes from, as browsers tell it.
 
 ``Sec-Fetch-Site`` and ``Origin`` can't be set by a page. What a proxy adds (``X-Forwarded-Proto`` and so on) is not
 looked at: anybody can send that, and what it would tell the browser's ``Origin`` tells.
@@ -28,14 +28,6 @@ def came_by_tls(request: web.BaseRequest) -> bool:
     """Say whether *request* has left the browser encrypted, also where a proxy has taken that off since."""
     origin = _origin(request.headers.get("Origin", ""))
     return request.secure or (origin is not None and origin[0] == "https")
-
-
-def accepts_html(request: web.BaseRequest) -> bool:
-    """Say whether *request* names HTML among what it takes, as browsers do for a page, and programs don't."""
-    return any(
-        offered.partition(";")[0].strip().lower() == "text/html"
-        for offered in request.headers.get("Accept", "").split(",")
-    )
 
 
 def _origin(text: str) -> tuple[str, str, int] | None:

@@ -9,9 +9,10 @@ from typing import Final
 from aiohttp import web
 
 from feedback_app.settings import PREFIX, Settings
+from feedback_app.web.accepting import prefers_html
 from feedback_app.web.answers import Handler
 from feedback_app.web.login_page import HOME, LOGIN, LOGOUT, login_page
-from feedback_app.web.origin import accepts_html, is_of_this_origin
+from feedback_app.web.origin import is_of_this_origin
 from feedback_app.web.sessions import Sessions, let_in
 
 _BEARER: Final = "Bearer "
@@ -41,7 +42,7 @@ def token_guard(sessions: Sessions | None) -> list[Callable[[web.Request, Handle
                 return await handler(request)
             error = "with a cookie this is taken from a page of this origin only; programs send the bearer token"
             return web.json_response({"error": error}, status=403)
-        if below and request.method in _SAFE_METHODS and accepts_html(request):
+        if below and request.method in _SAFE_METHODS and prefers_html(request):
             return login_page(request.raw_path, status=401, headers=_NEEDED)
         return web.json_response({"error": "a bearer token is needed"}, status=401, headers=_NEEDED)
 

@@ -10,9 +10,10 @@ from pydantic import SecretStr
 
 from feedback_app.core.clock import ManualClock
 from feedback_app.settings import load_settings
+from feedback_app.web.accepting import prefers_html
 from feedback_app.web.attempts import Attempts
 from feedback_app.web.login_page import HOME, local_path
-from feedback_app.web.origin import accepts_html, came_by_tls, is_of_this_origin
+from feedback_app.web.origin import came_by_tls, is_of_this_origin
 from feedback_app.web.sessions import COOKIE, SESSION_S, Sessions, let_in, sessions_of, vouched
 
 _TOKEN = "s3cret-tökén"
@@ -156,15 +157,16 @@ def test_no_proxy_s_header_tells_of_tls() -> None:
     ("accept", "html"),
     [
         ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", True),
-        ("application/json, Text/HTML;q=0.5", True),
+        ("application/json;q=0.5, Text/HTML", True),
+        ("application/json, text/html;q=0.5", False),
         ("*/*", False),
         ("text/event-stream", False),
         ("application/json", False),
         ("", False),
     ],
 )
-def test_only_who_names_html_gets_a_page(accept: str, html: bool) -> None:
-    assert accepts_html(make_mocked_request("GET", "/", {"Accept": accept})) is html
+def test_only_who_prefers_html_gets_a_page(accept: str, html: bool) -> None:
+    assert prefers_html(make_mocked_request("GET", "/", {"Accept": accept})) is html
 
 
 @pytest.mark.parametrize(
