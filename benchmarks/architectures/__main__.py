@@ -86,8 +86,8 @@ class Size:
     live_agents: int = 1_000
 
 
-FULL: Final = Size(100_000, 1_500, (100, 1_000, 10_000), (200, 2_000), 100, 10)
-QUICK: Final = Size(50_000, 800, (1_000,), (1_000,), 100, 8)
+FULL: Final = Size(100_000, 1_500, (100, 1_000, 10_000), (200, 2_000), 100, 12)
+QUICK: Final = Size(50_000, 800, (1_000,), (500,), 100, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Run:
 
     def kill(self) -> Part:
         """Kill in the middle."""
-        killed = (V1, V2, REDIS_2, OURS, OURS_2) if self.quick else (V1, V2, REDIS, REDIS_2, OURS, OURS_2)
+        killed = (V1, V2, REDIS_2, OURS_2) if self.quick else (V1, V2, REDIS, REDIS_2, OURS, OURS_2)
         rows = [self._traffic(each, self.size.slow_rate if each is V1 else 500, kill=True) for each in killed]
         for line in plainly(rows):
             self.place.say(line)

@@ -35,7 +35,7 @@ class Figures:
         flushed: items whose documents are written.
         batches_flushed: the batches that these were in.
         flushes: times that batches were written; several may share one.
-        batches, items: in memory now.
+        batches, items: in memory now; items, until they are written.
         timers: timers that wait now.
         calls: commands sent to the database.
         operations: documents that these have read or written.

@@ -122,11 +122,16 @@ class Fleet:
         """Return the end of what they have written."""
         return "\n".join(member.log[-2_000:] for member in self._members)
 
+    def kill_first(self) -> None:
+        """SIGKILL the first member, for good."""
+        killed = self._members.pop(0)
+        killed.kill()
+        self._ended.append(killed)
+
     def kill_and_restart_first(self) -> None:
         """SIGKILL the first member, and start it again as it was."""
-        self._members[0].kill()
-        self._ended.append(self._members[0])
-        self._members[0] = self._start(self._settings[0])
+        self.kill_first()
+        self._members.insert(0, self._start(self._settings[0]))
 
     def stop_in_order(self, seconds: float) -> None:
         """Ask all to end, and wait until they have: what batches they have in their hands they write first."""

@@ -64,13 +64,12 @@ class Batcher:
 
     def _take(self, agent_id: str) -> list[Item]:
         self._timers.pop(agent_id).cancel()
-        batch = self._batches.pop(agent_id)
-        self._items -= len(batch)
-        return batch
+        return self._batches.pop(agent_id)
 
     async def _flush(self, agent_id: str, batch: list[Item]) -> None:
         async with self._locks[agent_id]:  # or two batches of an agent would make the same document
             await self._outflow.write_one_by_one(batch)
+        self._items -= len(batch)
         self._holds()
 
     def _holds(self) -> None:
