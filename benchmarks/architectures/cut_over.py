@@ -6,7 +6,8 @@ still on the input topic, so that it counts them itself. docs/migration.md has t
 
 ========== =============================================================================================================
 boundary   works out T
-written    says whether the old service has written all events from before a time
+written    says whether the old service has committed all events from before a time
+drained    says whether it has written the batches that were begun in Redis before a time
 adopt      copies the old service's documents of windows before T into this application's database
 ========== =============================================================================================================
 
@@ -24,7 +25,9 @@ from typing import Final
 
 from confluent_kafka import Consumer, TopicPartition
 from pymongo import ReplaceOne
+from redis import Redis
 
+from benchmarks.architectures.shared import CLAIMS, DUE
 from feedback_app.connections import answered, librdkafka_config
 from feedback_app.core.documents import date
 from feedback_app.core.state import BEGINNING, PARTITION_RECORD_KEY, PartitionRecord
@@ -78,8 +81,8 @@ def written(settings: Settings, group: str, before: int, late_ms: int) -> bool:
     """Say whether the old service's consumer group has committed all that may belong to a time before *before*.
 
     With v2 as it is here, which commits nothing that is still in a batch, that means written. With Redis it means that
-    it is in Redis: it is written a batch time and a claim's time later, if a worker runs. Of a service that commits by
-    the clock (v1) it says nothing: wait for some batch times more, and see that its flushes have not failed.
+    it is in Redis: :func:`drained` says the rest. Of a service that commits by the clock (v1) it says nothing: wait for
+    some batch times more, and see that its flushes have not failed.
 
     Args:
         group: of the old service.
@@ -106,6 +109,19 @@ def written(settings: Settings, group: str, before: int, late_ms: int) -> bool:
     finally:
         consumer.close()
     return True
+
+
+def drained(redis_url: str, begun_before: int, batch_ms: int) -> bool:
+    """Say whether every batch that was begun in Redis before *begun_before* is written.
+
+    Such a batch becomes due within *batch_ms*. If what is due next becomes so later, and no worker has a claim, there
+    is none left. With workers at work that is so again and again; repeat.
+    """
+    with Redis.from_url(redis_url) as redis, redis.pipeline(transaction=True) as pipeline:
+        pipeline.zcount(DUE, "-inf", begun_before + batch_ms)
+        pipeline.zcard(CLAIMS)
+        left, claimed = pipeline.execute()
+        return not (left or claimed)
 
 
 def final_until(settings: Settings) -> int:
@@ -172,7 +188,7 @@ def _now_ms() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do one of the three."""
+    """Do one of the steps."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.architectures.cut_over", description="A cut-over.")
     steps = parser.add_subparsers(dest="step", required=True)
     first = steps.add_parser("boundary", help="print T, in ms since the epoch")
@@ -181,6 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     second.add_argument("--group", required=True, help="its consumer group")
     second.add_argument("--before", type=int, required=True, metavar="T")
     second.add_argument("--late-ms", type=int, default=60_000, help="how late events come (%(default)s)")
+    redis = steps.add_parser("drained", help="exit with 0 once the batches begun in Redis before a time are written")
+    redis.add_argument("--redis", required=True, metavar="URL")
+    redis.add_argument("--begun-before", type=int, required=True, metavar="MS", help="when `written` was so")
     third = steps.add_parser("adopt", help="copy the old documents of windows before T")
     third.add_argument("--from", dest="old", required=True, metavar="DATABASE")
     third.add_argument("--before", type=int, required=True, metavar="T")
@@ -191,6 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(boundary(settings, chosen.ahead_ms))
         elif chosen.step == "adopt":
             print(adopt(settings, chosen.old, chosen.before))
+        elif chosen.step == "drained":
+            return 0 if drained(chosen.redis, chosen.begun_before, settings.batch_time_ms) else 1
         elif not written(settings, chosen.group, chosen.before, chosen.late_ms):
             return 1
     except FeedbackError as error:

@@ -60,15 +60,17 @@ class Loss:
 
 def compare(counts: Totals, totals: Totals, verdict: Verdict) -> Loss:
     """Return how the documents' *counts* differ from the right *totals*; other windows' documents are left out."""
-    lost = doubled = off = 0
+    lost = doubled = missing = different = 0
     for window, right in totals.items():
-        difference = counts.get(window, 0) - right
-        lost += max(0, -difference)
-        doubled += max(0, difference)
-        off += difference != 0
+        found = counts.get(window, 0)
+        lost += max(0, right - found)
+        doubled += max(0, found - right)
+        missing += not found
+        different += 0 < found != right
     # Windows with the right count that are wrong all the same.
-    mixed = max(0, verdict.missing + verdict.different - off) if not verdict.verified else 0
-    return Loss(sum(totals.values()), lost + mixed, doubled + mixed, off + mixed, verdict.verified)
+    mixed = max(0, verdict.different - different)
+    windows = missing + different + mixed
+    return Loss(sum(totals.values()), lost + mixed, doubled + mixed, windows, verdict.verified)
 
 
 def judge(settings: Settings, totals: Totals, *, ours: bool, wait_s: float) -> Loss:

@@ -71,7 +71,7 @@ def test_all_give_the_same_documents(kafka: str, settings: Callable[..., Setting
                 assert (fleet.total("evicted") > 0) is (architecture is V2_AGENT)
                 if architecture is V1:
                     assert fleet.total("calls") == 2 * given.records
-                else:
+                elif architecture is not V2_AGENT:
                     assert fleet.total("calls") < given.records / 5
             if architecture is not OURS and architecture.ours:
                 continue  # its aggregated events are on the topic already, so that verify finds each twice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.architectures.contenders import REDIS, V2, Architecture
-from benchmarks.architectures.cut_over import NotYet, adopt, boundary, final_until, written
+from benchmarks.architectures.cut_over import NotYet, adopt, boundary, drained, final_until, written
 from benchmarks.architectures.fleet import Fleet
 from benchmarks.architectures.judging import stored
 from benchmarks.scale.beside import beside
@@ -33,6 +34,7 @@ _SETTINGS: dict[str, Any] = {
     "max_future_ms": 1_000,
     "store_items": False,
 }
+_LATER_MS = 3_600_000
 
 
 @pytest.mark.usefixtures("redis_url")
@@ -60,16 +62,15 @@ def test_a_cut_over(
             _delete_what_was_read(new, fleet)
             before = boundary(new)
             assert before > 0
-            assert not written(new, was.app_id, before, late_ms=500)
+            assert not written(new, was.app_id, before + _LATER_MS, late_ms=500)
 
             worker = start_worker(new)
             with pytest.raises(NotYet):
-                adopt(new, was.mongodb_database, before)
+                adopt(new, was.mongodb_database, before + _LATER_MS)
             until(lambda: written(new, was.app_id, before, late_ms=500))
-            if old is REDIS:  # in Redis; written a batch time later
-                flushed = fleet.now("flushed")
-                goal = flushed + 3 * new.batch_time_ms / 1_000 * 200
-                until(lambda: fleet.now("flushed") > goal)
+            if fleet.redis is not None:
+                url, now_ms = fleet.redis.url, time.time_ns() // 1_000_000
+                until(lambda: drained(url, now_ms, was.batch_time_ms))
             until(lambda: not fleet.nothing_left())
             fleet.kill_first()
             until(lambda: final_until(new) >= before)
