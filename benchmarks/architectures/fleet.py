@@ -165,14 +165,22 @@ class Fleet:
         return float(sum(last_told(member.log).get(figure, 0) for member in self._members))
 
     def metrics(self) -> Mapping[str, float]:
-        """Return the sum of every metric of this application's workers, over labels and workers."""
+        """Return the sum of every metric of this application's workers, over labels and workers.
+
+        Raises:
+            ContenderFailed: one does not answer.
+        """
         sums: dict[str, float] = {}
         for settings in self._settings:
             address = f"http://{settings.web_host}:{settings.web_port}/metrics"
-            with urllib.request.urlopen(address, timeout=10) as answer:
-                for family in text_string_to_metric_families(answer.read().decode()):
-                    for sample in family.samples:
-                        sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+            try:
+                with urllib.request.urlopen(address, timeout=10) as answer:
+                    told = answer.read().decode()
+            except OSError as error:
+                raise ContenderFailed(f"{address}: {error}\n{self.last_words()}") from error
+            for family in text_string_to_metric_families(told):
+                for sample in family.samples:
+                    sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
         return sums
 
     def _restored(self) -> bool:

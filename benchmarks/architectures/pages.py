@@ -52,7 +52,7 @@ def write(measured: Sequence[Part], result: Mapping[str, Any], docs: Path = DOCS
     draw(parts, figures / "architectures.svg")
     page = docs / "migration.md"
     replace_block(page, "estimates", "\n".join(estimates(parts)))
-    replace_block(page, "measured", "\n".join(_tables(parts, content)))
+    replace_block(page, "measured", "\n".join(tables(parts, content)))
 
 
 def estimates(parts: Mapping[str, Part]) -> Iterator[str]:
@@ -107,7 +107,8 @@ def draw(parts: Mapping[str, Part], path: Path) -> None:
         drawing.savefig(path, format="svg", metadata={"Date": None})
 
 
-def _tables(parts: Mapping[str, Part], content: Mapping[str, Any]) -> Iterator[str]:
+def tables(parts: Mapping[str, Part], content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield everything that was measured."""
     place = content["machine"]
     yield (
         f"`make bench-architectures`, {content['at']}: {place['cores']} cores ({place['architecture']}), with the "

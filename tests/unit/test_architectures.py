@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +14,12 @@ from benchmarks.architectures.figures import MARK, Figures, last_told, spread
 from benchmarks.architectures.items import Item, fold
 from benchmarks.architectures.judging import Loss, compare
 from benchmarks.architectures.live import Live
+from benchmarks.architectures.memory import Held
+from benchmarks.architectures.pages import ESTIMATES, estimates, tables
 from benchmarks.architectures.results import kill_bars, plainly, rate_bars
 from benchmarks.architectures.sustained import Sustained
+from benchmarks.report import DOCS, replace_block
+from benchmarks.scale.results import Part
 from feedback_app.core.events import Event
 from feedback_app.core.windows import Window
 from feedback_app.settings import BatchingMode
@@ -164,3 +170,28 @@ def test_what_a_kill_has_cost_is_said_plainly() -> None:
     assert "Only" not in "\n".join(plainly([row("kafka_native", harmful)]))
     assert [bar.holds for bar in kill_bars(alone)] == [True]
     assert [bar.holds for bar in kill_bars([row("kafka_native", harmful)])] == [False]
+
+
+def test_the_page(tmp_path: Path) -> None:
+    """Each estimate of the seed has what was measured beside it; what has failed is said, and is no number."""
+    shutil.copy(DOCS / "migration.md", tmp_path)
+    names = [estimate.name for estimate in ESTIMATES]
+    lost = Loss(100, 3, 4, 2, False)
+    parts = {
+        "sustained": Part("sustained", "architecture", [_row(name, 1_234, 20) for name in names]),
+        "memory": Part("memory", "architecture", [Held(name, name, 10, 300, grown_mb=156.8) for name in names]),
+        "live": Part("live", "architecture", [Live(name, name, 200, 10, 100, behind=7) for name in names]),
+        "kill": Part("kill", "architecture", [Live(name, name, 10, 10, 100, killed=True, loss=lost) for name in names]),
+    }
+    table = list(estimates(parts))
+    assert len(table) == 2 + len(ESTIMATES)
+    assert all("1,000: 1,234" in line and "157 MB" in line and "3 lost, 4 counted twice" in line for line in table[2:])
+    failing = parts | {"sustained": Part("sustained", "architecture", [_row(name, 1, 1, "lost") for name in names])}
+    assert all("1,000: failed" in line for line in list(estimates(failing))[2:])
+    result = {"at": "today", "machine": {"cores": 2, "architecture": "x"}, "versions": {"redis": "1"}}
+    text = "\n".join(tables(parts, result))
+    assert "no, 7 behind" in text
+    assert "v1: 3 lost, 4 counted twice of 100" in text
+    for block, content in (("estimates", "\n".join(table)), ("measured", text)):
+        replace_block(tmp_path / "migration.md", block, content)
+    assert table[2] in (tmp_path / "migration.md").read_text()
