@@ -42,7 +42,6 @@ from benchmarks.architectures.contenders import (
     REDIS_2,
     V1,
     V2,
-    V2_AGENT,
     V2_GLOBAL,
     Architecture,
 )
@@ -51,13 +50,13 @@ from benchmarks.architectures.memory import Held, held
 from benchmarks.architectures.place import Place
 from benchmarks.architectures.results import kill_bars, plainly, rate_bars
 from benchmarks.architectures.sustained import Sustained, sustained
-from benchmarks.scale.results import FAILURES, Part, failed
+from benchmarks.scale.results import FAILURES, Part, Row, failed
 from benchmarks.services import broker, drop_topics
 from feedback_app.embedded.database import EmbeddedDatabase
 
 NAMES: Final = ("sustained", "memory", "live", "kill")
 
-_Row = TypeVar("_Row")
+_Row = TypeVar("_Row", bound=Row)
 
 #: Windows of the backlog that this application gets: one would be over before its clock could start.
 _WINDOWS: Final = 4
@@ -86,7 +85,7 @@ class Size:
     live_agents: int = 1_000
 
 
-FULL: Final = Size(100_000, 1_500, (100, 1_000, 10_000), (200, 2_000), 100, 12)
+FULL: Final = Size(100_000, 1_000, (100, 1_000, 10_000), (200, 2_000), 100, 10)
 QUICK: Final = Size(50_000, 800, (1_000,), (500,), 100, 9)
 
 
@@ -105,7 +104,7 @@ class Run:
         for agents in self.size.agents:
             # Two instances share the two cores with everything else: what they show, one number of agents shows.
             both = ARCHITECTURES if agents == middle else (V1, V2, REDIS, OURS)
-            modes = (V2_GLOBAL, V2_AGENT) if agents == middle and not self.quick else ()
+            modes = (V2_GLOBAL,) if agents == middle and not self.quick else ()
             rows += [self._backlog(each, agents) for each in (*both, *modes)]
         return Part("sustained", "architecture", rows, list(rate_bars(rows)))
 
@@ -158,7 +157,8 @@ class Run:
         except FAILURES as error:
             self.place.say(str(error))
             row = otherwise(failed(error))
-        self.place.say(f"  {row}")
+        shown = ", ".join(f"{heading} {value}" for heading, value in row.cells().items() if value)
+        self.place.say(f"  {row.name}: {shown} {row.failure}")
         return row
 
 
