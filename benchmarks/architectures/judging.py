@@ -35,6 +35,7 @@ class Loss:
         doubled: times that an event was counted again.
         windows: windows whose documents are not right, or not there.
         verified: whether the recount has found no difference.
+        reason: why it could not decide; empty where it could.
     """
 
     events: int
@@ -42,6 +43,7 @@ class Loss:
     doubled: int
     windows: int
     verified: bool
+    reason: str = ""
 
     @property
     def none(self) -> bool:
@@ -55,6 +57,8 @@ class Loss:
     def __str__(self) -> str:
         if self.none:
             return "nothing lost, nothing counted twice"
+        if self.reason:
+            return f"not decided: {self.reason}"
         return f"{self.lost:,} lost, {self.doubled:,} counted twice of {self.events:,}; {self.windows:,} windows wrong"
 
 
@@ -70,18 +74,20 @@ def compare(counts: Totals, totals: Totals, verdict: Verdict) -> Loss:
     # Windows with the right count that are wrong all the same.
     mixed = max(0, verdict.different - different)
     windows = missing + different + mixed
-    return Loss(sum(totals.values()), lost + mixed, doubled + mixed, windows, verdict.verified)
+    return Loss(sum(totals.values()), lost + mixed, doubled + mixed, windows, verdict.verified, verdict.reason)
 
 
-def judge(settings: Settings, totals: Totals, *, ours: bool, wait_s: float) -> Loss:
+def judge(settings: Settings, totals: Totals, *, ours: bool, wait_s: float = 0.0, until_closed: bool = False) -> Loss:
     """Recount the input, and compare.
 
     Args:
         ours: this application has written the documents: then its own ``verify`` is asked, which also looks at the
             open windows, the letters and the aggregated events. Else the same recount is made of the documents alone.
-        wait_s: for how long to wait for windows that are still open; of ours only.
+            Its workers have to be alive: they may be committing what they have published.
+        wait_s: for how long to wait for that; of ours only.
+        until_closed: and for windows that are still open.
     """
-    verdict = verify(settings, wait_s, until_closed=bool(wait_s)) if ours else _recount(settings)
+    verdict = verify(settings, wait_s, until_closed=until_closed) if ours else _recount(settings)
     return compare(stored(settings), totals, verdict)
 
 

@@ -116,7 +116,7 @@ def live(
                 return replace(row, peak_mb=fleet.peak_mb(), batches=batches, timers=timers)
         if not architecture.ours:
             _settle(fleet, watcher, events, place.timeout)
-        loss = judge(settings, totals, ours=architecture.ours, wait_s=place.timeout if architecture.ours else 0)
+        loss = judge(settings, totals, ours=architecture.ours, wait_s=place.timeout, until_closed=True)
         batches, timers = _held(fleet, settings)
         row = replace(row, loss=loss, peak_mb=fleet.peak_mb(), batches=batches, timers=timers)
         if not architecture.ours:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from benchmarks.architectures.contenders import OURS, REDIS, V1, V2
+from benchmarks.architectures.judging import Loss
 from benchmarks.architectures.live import Live
 from benchmarks.architectures.memory import Held
-from benchmarks.architectures.results import plainly
+from benchmarks.architectures.results import kill_bars, plainly, rate_bars
 from benchmarks.architectures.sustained import Sustained
 from benchmarks.report import DOCS, machine, replace_block
 from benchmarks.scale.results import Part
@@ -20,6 +21,15 @@ from benchmarks.scale.results import Part
 _OURS: Final = "#0b6e99"
 _OTHERS: Final = "#a8b3bd"
 _PACKAGES: Final = ("aiokafka", "pymongo", "redis", "faust-streaming", "SecantusDB")
+
+
+#: The parts, and what they are called on the page.
+TITLES: Final = {
+    "sustained": "A backlog, worked off",
+    "memory": "10,000 agents' batches",
+    "live": "Events at a rate",
+    "kill": "SIGKILL of an instance in the middle, and a restart",
+}
 
 
 class Estimate(NamedTuple):
@@ -40,19 +50,42 @@ ESTIMATES: Final = (
 )
 
 
-def write(measured: Sequence[Part], result: Mapping[str, Any], docs: Path = DOCS) -> None:
-    """Put a whole run into docs/migration.md, and its figures beside it."""
+def write(measured: Sequence[Part], docs: Path = DOCS) -> None:
+    """Put what was measured into docs/migration.md, and its figures beside it.
+
+    Parts that were not measured now stay as they are: what is compared is always of one part, and so of one run.
+
+    Raises:
+        ValueError: some part has never been measured.
+    """
     figures = docs / "figures"
     figures.mkdir(parents=True, exist_ok=True)
+    data = figures / "architectures.json"
+    earlier = json.loads(data.read_text())["parts"] if data.exists() else {}
     at = datetime.now(UTC).date().isoformat()
+    kept = earlier | {part.name: {"at": at, **part.content()} for part in measured}
+    if missing := [name for name in TITLES if name not in kept]:
+        raise ValueError(f"{', '.join(missing)}: never measured")
     versions = {name: version(name) for name in _PACKAGES}
-    content = {"machine": machine(), "versions": versions, "at": at, **result}
-    (figures / "architectures.json").write_text(json.dumps(content, indent=2) + "\n")
-    parts = {part.name: part for part in measured}
+    content = {"machine": machine(), "versions": versions, "parts": {name: kept[name] for name in TITLES}}
+    data.write_text(json.dumps(content, indent=2) + "\n")
+    parts = {name: part_of(name, kept[name]) for name in TITLES}
     draw(parts, figures / "architectures.svg")
     page = docs / "migration.md"
     replace_block(page, "estimates", "\n".join(estimates(parts)))
     replace_block(page, "measured", "\n".join(tables(parts, content)))
+
+
+def part_of(name: str, content: Mapping[str, Any]) -> Part:
+    """Return a part as it was measured; the inverse of its ``content``."""
+    rows = content["rows"]
+    if name == "sustained":
+        backlogs = [Sustained(**row) for row in rows]
+        return Part(name, content["what"], backlogs, list(rate_bars(backlogs)))
+    if name == "memory":
+        return Part(name, content["what"], [Held(**row) for row in rows])
+    lives = [Live(**{**row, "loss": Loss(**row["loss"]) if row["loss"] else None}) for row in rows]
+    return Part(name, content["what"], lives, list(kill_bars(lives)) if name == "kill" else [])
 
 
 def estimates(parts: Mapping[str, Part]) -> Iterator[str]:
@@ -110,19 +143,14 @@ def draw(parts: Mapping[str, Part], path: Path) -> None:
 def tables(parts: Mapping[str, Part], content: Mapping[str, Any]) -> Iterator[str]:
     """Yield everything that was measured."""
     place = content["machine"]
+    dates = " and ".join(sorted({part["at"] for part in content["parts"].values()}))
     yield (
-        f"`make bench-architectures`, {content['at']}: {place['cores']} cores ({place['architecture']}), with the "
+        f"`make bench-architectures`, {dates}: {place['cores']} cores ({place['architecture']}), with the "
         "broker, the database and Redis beside what is measured."
     )
     yield ""
     yield "![the four architectures](figures/architectures.svg)"
-    titles = {
-        "sustained": "A backlog, worked off",
-        "memory": "10,000 agents' batches",
-        "live": "Events at a rate",
-        "kill": "SIGKILL of an instance in the middle, and a restart",
-    }
-    for name, title in titles.items():
+    for name, title in TITLES.items():
         yield ""
         yield f"### {title}"
         yield ""

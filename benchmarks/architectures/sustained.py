@@ -19,7 +19,7 @@ from typing import Final
 
 from benchmarks.architectures.contenders import Architecture
 from benchmarks.architectures.fleet import Fleet
-from benchmarks.architectures.judging import judge
+from benchmarks.architectures.judging import Loss, judge
 from benchmarks.architectures.place import Place
 from benchmarks.bench import Input
 from benchmarks.measuring import ContenderFailed, Watcher
@@ -83,17 +83,16 @@ def sustained(place: Place, architecture: Architecture, events: int, agents: int
     settings = place.settings(architecture)
     given = Input.send(settings, workload)
     measure = _ours if architecture.ours else _batching
-    row = measure(place, architecture, settings, given)
-    loss = judge(settings, given.totals, ours=architecture.ours, wait_s=0)
+    row, loss = measure(place, architecture, settings, given)
     return replace(row, agents=agents, failure="" if loss.none else str(loss))
 
 
-def _ours(place: Place, architecture: Architecture, settings: Settings, given: Input) -> Sustained:
+def _ours(place: Place, architecture: Architecture, settings: Settings, given: Input) -> tuple[Sustained, Loss]:
     job = given.job(members=architecture.members)
     with Watcher(place.servers, job) as watcher, place.fleet(architecture, settings) as fleet:
         timing = watcher.time(fleet, windows_too=True, timeout=place.timeout)
         metrics = fleet.metrics()
-        return Sustained(
+        row = Sustained(
             architecture.name,
             architecture.what,
             0,
@@ -106,15 +105,16 @@ def _ours(place: Place, architecture: Architecture, settings: Settings, given: I
             batches=len({agent_id for agent_id, _ in given.totals}) + PARTITIONS,
             timers=architecture.members,
         )
+        return row, judge(settings, given.totals, ours=True, wait_s=place.timeout)
 
 
-def _batching(place: Place, architecture: Architecture, settings: Settings, given: Input) -> Sustained:
+def _batching(place: Place, architecture: Architecture, settings: Settings, given: Input) -> tuple[Sustained, Loss]:
     with place.fleet(architecture, settings) as fleet:
         wait_until_read(fleet, given.records, place.timeout)
         peak_mb = fleet.peak_mb()
         fleet.stop_in_order(place.timeout)
         told = fleet.told()
-        return Sustained(
+        row = Sustained(
             architecture.name,
             architecture.what,
             0,
@@ -128,6 +128,7 @@ def _batching(place: Place, architecture: Architecture, settings: Settings, give
             round(fleet.total("peak_batches")),
             round(fleet.total("peak_timers")),
         )
+        return row, judge(settings, given.totals, ours=False)
 
 
 def wait_until_read(fleet: Fleet, records: int, timeout: float) -> None:

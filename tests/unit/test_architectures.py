@@ -15,7 +15,7 @@ from benchmarks.architectures.items import Item, fold
 from benchmarks.architectures.judging import Loss, compare
 from benchmarks.architectures.live import Live
 from benchmarks.architectures.memory import Held
-from benchmarks.architectures.pages import ESTIMATES, estimates, tables
+from benchmarks.architectures.pages import ESTIMATES, estimates, part_of, tables
 from benchmarks.architectures.results import kill_bars, plainly, rate_bars
 from benchmarks.architectures.sustained import Sustained
 from benchmarks.report import DOCS, replace_block
@@ -178,20 +178,23 @@ def test_the_page(tmp_path: Path) -> None:
     names = [estimate.name for estimate in ESTIMATES]
     lost = Loss(100, 3, 4, 2, False)
     parts = {
-        "sustained": Part("sustained", "architecture", [_row(name, 1_234, 20) for name in names]),
+        "sustained": Part("sustained", "architecture", [_row(name, 1_250, 20) for name in names]),
         "memory": Part("memory", "architecture", [Held(name, name, 10, 300, grown_mb=156.8) for name in names]),
         "live": Part("live", "architecture", [Live(name, name, 200, 10, 100, behind=7) for name in names]),
         "kill": Part("kill", "architecture", [Live(name, name, 10, 10, 100, killed=True, loss=lost) for name in names]),
     }
     table = list(estimates(parts))
     assert len(table) == 2 + len(ESTIMATES)
-    assert all("1,000: 1,234" in line and "157 MB" in line and "3 lost, 4 counted twice" in line for line in table[2:])
+    assert all("1,000: 1,250" in line and "157 MB" in line and "3 lost, 4 counted twice" in line for line in table[2:])
     failing = parts | {"sustained": Part("sustained", "architecture", [_row(name, 1, 1, "lost") for name in names])}
     assert all("1,000: failed" in line for line in list(estimates(failing))[2:])
-    result = {"at": "today", "machine": {"cores": 2, "architecture": "x"}, "versions": {"redis": "1"}}
+    contents = {name: {"at": "today", **part.content()} for name, part in parts.items()}
+    result = {"parts": contents, "machine": {"cores": 2, "architecture": "x"}, "versions": {"redis": "1"}}
     text = "\n".join(tables(parts, result))
     assert "no, 7 behind" in text
     assert "v1: 3 lost, 4 counted twice of 100" in text
+    again = {name: part_of(name, json.loads(json.dumps(content))) for name, content in contents.items()}
+    assert {name: part.rows for name, part in again.items()} == {name: list(part.rows) for name, part in parts.items()}
     for block, content in (("estimates", "\n".join(table)), ("measured", text)):
         replace_block(tmp_path / "migration.md", block, content)
     assert table[2] in (tmp_path / "migration.md").read_text()
