@@ -57,7 +57,7 @@ class Held:
             "events in memory": f"{self.items:,}",
             "timers": f"{self.timers:,}",
             "MB before": f"{self.before_mb:.0f}",
-            "MB more": f"{self.grown_mb:.0f}" + (f" + {self.redis_mb:.0f} in Redis" if self.redis_mb else ""),
+            "MB more": f"{self.grown_mb:.0f}" + (f" + {self.redis_mb:.0f} (Redis)" if self.redis_mb else ""),
         }
 
 
