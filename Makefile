@@ -1,7 +1,7 @@
 # `make demo ARGS="... --json"` prints JSON and nothing else on stdout: everything about installing goes to stderr.
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check format screenshot demo chaos bench bench-memory bench-scale fuzz clean
+.PHONY: help install test check format screenshot demo chaos bench bench-memory bench-scale bench-architectures fuzz clean
 MAKEFLAGS += --no-print-directory
 
 VENV := .venv
@@ -24,6 +24,7 @@ help:
 	@echo 'make bench ARGS=...      how fast it is beside its peers; --quick, --write, --help'
 	@echo 'make bench-memory ARGS=... how much memory a worker takes'
 	@echo 'make bench-scale ARGS=... how its cost changes as the work grows; --quick, --only, --write, --help'
+	@echo 'make bench-architectures ARGS=... the four architectures of the migration path; --quick, --write, --help'
 	@echo 'make fuzz  ARGS=...      the decoder and the fold, fuzzed; --runs N, --seed N'
 	@echo 'make format              format and fix what can be fixed'
 	@echo 'make clean               remove everything that was made here'
@@ -35,7 +36,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo 'Installing into $(VENV) ...' >&2
 	@$(PYTHON) -m venv --clear $(VENV) >&2
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[embedded,dev]' >&2
+		--constraint constraints.txt --editable '.[embedded,dev,architectures]' >&2
 	@touch $@
 
 test: $(INSTALLED)
@@ -60,10 +61,10 @@ screenshot: $(INSTALLED)
 chaos: $(INSTALLED)
 	@$(VENV)/bin/python -m tests.chaos $(ARGS)
 
-bench bench-scale: $(INSTALLED)
+bench bench-scale bench-architectures: $(INSTALLED)
 	@$(VENV)/bin/python -c 'import matplotlib' 2>/dev/null || $(VENV)/bin/python -m pip install --quiet \
 		--disable-pip-version-check --constraint constraints.txt --editable '.[bench]' >&2
-	@$(VENV)/bin/python -m benchmarks.$(if $(filter bench,$@),compare,scale) $(ARGS)
+	@$(VENV)/bin/python -m benchmarks.$(if $(filter bench,$@),compare,$(@:bench-%=%)) $(ARGS)
 
 bench-memory: $(INSTALLED)
 	@$(VENV)/bin/python -m benchmarks.memory $(ARGS)

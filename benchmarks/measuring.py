@@ -82,14 +82,37 @@ class Member:
         """Return what it has used; nothing, once it has ended."""
         return usage_of(self._process.pid)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._process.terminate()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it has ended.
+
+        Raises:
+            ContenderFailed: it has not in time.
+        """
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise ContenderFailed(f"it has not ended within {seconds:g} s\n{self.log[-2_000:]}") from None
+
     def stop(self) -> None:
         """Ask it to end, and end it."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
 
 
 class Contender:

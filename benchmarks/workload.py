@@ -27,6 +27,8 @@ _USUAL = (
     *("}" for _ in range(5)),
     ',"score":4,"tags":["helpful","fast"]}',
 )
+#: So many of these have no tags.
+_TAGLESS = len(_USUAL) - 1
 #: The same of people who say why: three tags of twenty, and a comment of some 100 characters.
 _TALKATIVE = tuple(
     f',"score":{first % 5 + 1},"tags":["topic-{first}","topic-{(first + 7) % 20}","topic-{(first + 13) % 20}"],'
@@ -60,6 +62,7 @@ class Workload:
         window_ms: the size of a window.
         partitions: of the topic.
         talkative: each event has a score, tags and a comment, and not the usual mixture.
+        tags: the usual mixture has some with tags.
     """
 
     events: int
@@ -70,6 +73,7 @@ class Workload:
     window_ms: int = WINDOW_MS
     partitions: int = PARTITIONS
     talkative: bool = False
+    tags: bool = True
 
     @classmethod
     def just_over(
@@ -97,7 +101,7 @@ class Workload:
         rng = random.Random(self.seed)
         agents = [f"agent-{number:05d}" for number in range(self.agents)]
         keys = [agent.encode() for agent in agents]
-        endings = _TALKATIVE if self.talkative else _USUAL
+        endings = _TALKATIVE if self.talkative else _USUAL if self.tags else _USUAL[:_TAGLESS]
         ratings = ("positive", "positive", "positive", "negative", "neutral")
         window_ms, events, start = self.window_ms, self.events, self.start
         span = self.windows * window_ms

@@ -24,7 +24,7 @@ from feedback_app.embedded.worker import WorkerProcess
 from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import PREFIX, Settings, load_settings
 from feedback_app.topics import Topics
-from tests.services import browser
+from tests.services import browser, redis
 from tests.services.browser import Tabs
 from tests.services.kafka import ApacheKafka, why_unavailable
 from tests.services.secure_kafka import SecureKafka
@@ -159,6 +159,14 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
             return worker
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The url of a Redis, shared by all tests: what they find there is others'."""
+    _require(redis.why_unavailable())
+    with redis.RedisServer() as server:
+        yield server.url
 
 
 def _require_kafka() -> None:

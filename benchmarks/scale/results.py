@@ -87,13 +87,15 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One factor, or one question. *facts* are what the plan needs besides the rows."""
+    """One factor, or one question. *facts* are what the plan needs besides the rows; *sound* is what a row is called
+    that has no failure."""
 
     name: str
     what: str
     rows: Sequence[Row]
     bars: Sequence[Bar] = ()
     facts: Mapping[str, float] | None = None
+    sound: str = "right"
 
     @property
     def right(self) -> bool:
@@ -107,7 +109,7 @@ class Part:
         yield "  ".join([f"{self.name:<{first}}", *map(str.rjust, headings, widths)])
         for row in self.rows:
             cells = map(str.rjust, row.cells().values(), widths)
-            yield "  ".join([f"{row.name:<{first}}", *cells, row.failure or "right"])
+            yield "  ".join([f"{row.name:<{first}}", *cells, row.failure or self.sound])
         yield from map(str, self.bars)
 
     def markdown(self) -> Iterator[str]:
