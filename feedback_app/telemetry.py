@@ -32,6 +32,8 @@ _FLUSH_S: Final = 1.0
 #: A collector that is away is told of so often.
 _TELL_S: Final = 60.0
 _EXPORT_LOG: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+#: Logs what it can't make out of ``OTEL_EXPORTER_OTLP_HEADERS``.
+_HEADER_LOG: Final = "opentelemetry.util.re"
 
 
 class OpenTelemetrySpan:
@@ -86,7 +88,7 @@ class OpenTelemetryTracer:
 
     def start(self) -> None:
         """See ``feedback_app.tracing.Tracer``."""
-        _log_seldom()
+        _log_with_care()
         with _told_as_setting():
             self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
 
@@ -147,11 +149,21 @@ class _Seldom(logging.Filter):
         return True
 
 
+class _NoValues(logging.Filter):
+    """Leaves out what is complained of: it may be a header with a token."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.args = tuple("..." for _ in record.args or ())
+        return True
+
+
 _SELDOM: Final = _Seldom()
+_NO_VALUES: Final = _NoValues()
 
 
-def _log_seldom() -> None:
-    """Have the exporter, which logs each try, tell of a collector that is away as seldom as we do of a database."""
+def _log_with_care() -> None:
+    """Let libraries tell of a collector that is away now and then, not at each try, and of no secret at all."""
     logging.getLogger(_EXPORT_LOG).addFilter(_SELDOM)
+    logging.getLogger(_HEADER_LOG).addFilter(_NO_VALUES)
     # The HTTP library logs each request, with the address.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)

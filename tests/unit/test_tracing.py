@@ -138,12 +138,18 @@ class Record(folding.Record):
         )
 
 
+class Table(folding.Table):
+    def read_again(self, owned: folding.Owned) -> None:
+        assert not hasattr(owned, "last_fold"), "what was aborted is nothing to go back to"
+        super().read_again(owned)
+
+
 async def fold(traces: Traces, *, aborts: int = 0, failures: int = 0) -> folding.Owned:
     """Fold five records: one is invalid, one is late."""
     records = cast(Any, [Record(offset) for offset in range(5)])
     batch = Batch(folding.TOPICS.feedback, 0, 0, 5, records, more=False)
     owned = folding.Owned(batch, aborts=aborts)
-    table = folding.Table(owned, again=[batch])
+    table = Table(owned, again=[batch])
     rules = FoldRules(0, lambda agent_id: 0, folding.TOPICS, _SIZE, Lateness(0, _SIZE), 1 << 60, keep_items=True)
     folder = Folder(cast(Any, table), Unavailable(failures), SystemClock(), Health(), NO_METER, traces.tracer)
     task = asyncio.create_task(folder.run(cast(Any, owned), rules))
@@ -422,3 +428,14 @@ def test_a_collector_that_is_away_is_told_of_once_a_minute_and_without_its_addre
         if seldom.filter(record):
             passed.append(record.getMessage())
     assert passed == ["ConnectionError, again in 1.0 s"] * 2
+
+
+async def test_a_header_of_the_wrong_form_is_told_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"Authorization: Bearer {_SECRET}")
+    tracer = open_tracer("here:1")
+    tracer.start()
+    await tracer.stop()
+    assert "Header format invalid!" in caplog.text
+    assert _SECRET not in caplog.text
