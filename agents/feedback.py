@@ -21,8 +21,9 @@ from feedback_app.health import Health
 from feedback_app.measuring import Meter
 from feedback_app.models import decode
 from feedback_app.retry import retrying
-from feedback_app.sinks import Sink
+from feedback_app.sinks import Sink, SinkUnavailable
 from feedback_app.topics import Topics
+from feedback_app.tracing import NO_TRACER, Span, Tracer
 from feedback_app.transport.source import Batch
 from tables.feedback_windows import FeedbackWindows
 from tables.partition import OwnedPartition
@@ -65,6 +66,7 @@ class Folder:
     clock: Clock
     health: Health
     meter: Meter
+    tracer: Tracer = NO_TRACER
 
     async def run(self, owned: OwnedPartition, rules: FoldRules) -> None:
         """Fold what arrives for *owned*, batch by batch, until cancelled."""
@@ -73,12 +75,13 @@ class Folder:
             owned.folding = True
             async with owned.turn:
                 began = time.perf_counter()
-                await self._fold(owned, rules, batch)
+                with self.tracer.span("fold", partition=rules.partition) as span:
+                    await self._fold(owned, rules, batch, span)
                 self.meter.fold_took(time.perf_counter() - began)
             owned.folding = False
             owned.silent_since_ms = self.clock.now_ms()
 
-    async def _fold(self, owned: OwnedPartition, rules: FoldRules, first: Batch) -> None:
+    async def _fold(self, owned: OwnedPartition, rules: FoldRules, first: Batch, span: Span) -> None:
         """Decode, fold, persist *first* and what follows it closely."""
         fold = Fold(owned.state, rules, self.clock.now_ms())
         until = asyncio.get_running_loop().time() + _FOLD_S
@@ -88,13 +91,17 @@ class Folder:
             batch = await self._following(owned, fold, batch, until)
         if fold.items:
             await self._store(fold)
+        transaction, tally = fold.transaction(), fold.tally
+        span.set(records=fold.records, windows=len(transaction.changes))
+        span.set(late=tally.late, invalid=tally.invalid, forwarded=tally.forwarded)
         try:
-            await owned.commit(fold.transaction())
+            await owned.commit(transaction)
         except Aborted as error:
             logger.warning("%s; reading the same records again", error.message)
             self.table.read_again(owned)
         else:
-            self.meter.folded(fold.records, fold.tally)
+            owned.last_fold = span
+            self.meter.folded(fold.records, tally)
 
     async def _add(self, fold: Fold, batch: Batch) -> None:
         for start in range(0, len(batch.records), SLICE):
@@ -122,5 +129,10 @@ class Folder:
 
         Those that are refused for good are skipped; the sink says why.
         """
-        with self.health.waiting_for_database():
-            await retrying(lambda: self.sink.upsert_items(fold.items), on_retry=self.health.database_failed)
+        with self.tracer.span("items", items=len(fold.items)) as span, self.health.waiting_for_database():
+
+            def failed(error: SinkUnavailable) -> None:
+                span.event("retry")
+                self.health.database_failed(error)
+
+            await retrying(lambda: self.sink.upsert_items(fold.items), on_retry=failed)

@@ -18,7 +18,8 @@ from feedback_app.errors import Aborted
 from feedback_app.health import Health
 from feedback_app.measuring import Meter
 from feedback_app.retry import retrying
-from feedback_app.sinks import Outcome, Sink
+from feedback_app.sinks import Outcome, Sink, SinkUnavailable
+from feedback_app.tracing import NO_TRACER, Span, Tracer
 from tables.feedback_windows import FeedbackWindows
 from tables.partition import OwnedPartition
 
@@ -53,6 +54,7 @@ class Closer:
     idle_ms: int
     batch_size: int
     meter: Meter
+    tracer: Tracer = NO_TRACER
 
     async def run(self, owned: OwnedPartition, rules: CloseRules) -> None:
         """Close what becomes due in *owned* until cancelled."""
@@ -91,6 +93,26 @@ class Closer:
         full = len(taken) == self.batch_size
         owned.schedule.taken(sum(key not in held for key, _ in taken), more=full)
         windows = plan((key, value) for key, value in taken if not held.holds(key))
+        # Each partition looks several times a second: where nothing is due there is nothing to trace.
+        tracer: Tracer = self.tracer if windows else NO_TRACER
+        with tracer.span("close", follows=owned.last_fold, partition=rules.partition, windows=len(windows)) as span:
+            return await self._close(owned, rules, held, windows, span, full=full) or bool(taken)
+
+    async def _close(
+        self,
+        owned: OwnedPartition,
+        rules: CloseRules,
+        held: Holds,
+        windows: Sequence[DueWindow],
+        span: Span,
+        *,
+        full: bool,
+    ) -> bool:
+        """Upsert *windows*, commit what follows from that, and return whether anything did.
+
+        Args:
+            full: these are as many as a pass may have.
+        """
         outcome = await self._upsert(windows, rules)
         stored = windows
         if outcome.ahead or outcome.refused or held:
@@ -100,7 +122,7 @@ class Closer:
             owned.turn_wanted = False
             transaction = settle(owned.state, stored, owned.state.take_expired(self.batch_size), rules)
             if transaction is None:
-                return bool(taken)
+                return False
             await self._commit(owned, transaction)
         # What has changed since its document was built stays due.
         owned.state.put_back(due.key for due in stored if due.key not in transaction.changes)
@@ -108,6 +130,7 @@ class Closer:
             logger.debug("partition %s: %s windows closed", owned.partition, len(stored))
         if closed := [due for due in stored if due.key in transaction.changes]:
             owned.schedule.closed(len(closed))
+            span.set(closed=len(closed), events=len(transaction.sends))
             self.meter.flushed(closed, len(transaction.sends), self.clock.now_ms())
         return True
 
@@ -116,17 +139,26 @@ class Closer:
         ahead: dict[str, int] = {}
         refused: dict[str, str] = {}
         limit = asyncio.Semaphore(_PARALLEL_BULKS)
+        writes = bulks(windows, rules)
+        if not writes:
+            return Outcome()
 
         async def write(documents: list[dict[str, object]]) -> None:
             async with limit:
                 with self.health.waiting_for_database():
-                    outcome = await retrying(
-                        lambda: self.sink.upsert_windows(documents), on_retry=self.health.database_failed
-                    )
+                    outcome = await retrying(lambda: self.sink.upsert_windows(documents), on_retry=failed)
             ahead.update(outcome.ahead)
             refused.update(outcome.refused)
 
-        await asyncio.gather(*(write(documents) for documents in bulks(windows, rules)))
+        # One step for all of them: in mode ``agent`` there are nearly as many as windows.
+        with self.tracer.span("upsert", documents=len(windows), bulk_writes=len(writes)) as span:
+
+            def failed(error: SinkUnavailable) -> None:
+                span.event("retry")
+                self.health.database_failed(error)
+
+            await asyncio.gather(*(write(documents) for documents in writes))
+            span.set(ahead=len(ahead), refused=len(refused))
         return Outcome(ahead, refused)
 
     def _is_stored(self, due: DueWindow, outcome: Outcome, held: Holds) -> bool:

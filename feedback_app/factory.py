@@ -45,6 +45,7 @@ from feedback_app.settings import BatchingMode, LogFormat, Settings
 from feedback_app.sinks import Sink
 from feedback_app.sinks.mongodb import MongoSink
 from feedback_app.topics import Topics
+from feedback_app.tracing import NO_TRACER, Tracer
 from feedback_app.transport.batches import BatchConsumer, BatchTransport
 from feedback_app.transport.signs import faust_signs
 from feedback_app.watch import WatchedWorker, leave
@@ -139,6 +140,7 @@ class FeedbackApp(faust.App):
     health: Health
     liveness: Liveness
     metrics: Metrics
+    tracing: Tracer
     rates: Rates
     windows: FeedbackWindows
     ingest: Ingest
@@ -169,7 +171,9 @@ class FeedbackApp(faust.App):
         await super().on_stop()
         self.rates.tell()
         await closing
+        handing_on = asyncio.create_task(self.tracing.stop())
         await self.sink.close()
+        await handing_on
 
     async def crash(self, reason: BaseException) -> None:
         """End the worker: with a stack trace, unless it is an error of ours, which says by itself what is wrong."""
@@ -212,11 +216,13 @@ class FeedbackApp(faust.App):
         super().on_rebalance_start()
 
     def preflight(self) -> None:
-        """Take the data dir, make missing topics, check those that are there, and reach the database.
+        """Begin to hand traces on, take the data dir, make missing topics, check those that are there, and reach the
+        database.
 
         Raises:
             FeedbackError: what is wrong, in one line.
         """
+        self.tracing.start()
         self._take_data_dir()
         ensure_topics(self.settings, Topics.of(self.settings).specs())
         if isinstance(self.sink, MongoSink):
@@ -295,8 +301,9 @@ def create_app(
     app.health = Health()
     app.liveness = liveness or Liveness()
     app.metrics = Metrics()
+    app.tracing = _tracer(settings)
     app.sink = sink or MongoSink(settings, clock=clock, meter=app.metrics)
-    app.windows = FeedbackWindows(app, settings, topics, clock, app.liveness, app.metrics)
+    app.windows = FeedbackWindows(app, settings, topics, clock, app.liveness, app.metrics, app.tracing)
     app.metrics.watch(
         app.windows,
         app.health,
@@ -342,9 +349,17 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
     """Say what runs on each partition that the worker owns."""
     lateness = Lateness(settings.grace_ms, settings.retention_ms)
     partition_of = partitioner(topics.partitions)
-    folder = Folder(app.windows, app.sink, clock, app.health, app.metrics)
+    folder = Folder(app.windows, app.sink, clock, app.health, app.metrics, app.tracing)
     closer = Closer(
-        app.windows, app.sink, clock, app.health, lateness, settings.idle_ms, settings.batch_size, app.metrics
+        app.windows,
+        app.sink,
+        clock,
+        app.health,
+        lateness,
+        settings.idle_ms,
+        settings.batch_size,
+        app.metrics,
+        app.tracing,
     )
 
     def work(owned: OwnedPartition) -> Any:
@@ -391,6 +406,18 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
         await app.own.remember()
 
     app.task(remember)
+
+
+def _tracer(settings: Settings) -> Tracer:
+    if not settings.tracing:
+        return NO_TRACER
+    try:
+        from feedback_app.telemetry import open_tracer
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"FEEDBACK_TRACING=true: {error.name} is not installed; pip install 'feedback-app[tracing]'"
+        ) from None
+    return open_tracer(f"{_reachable(settings.web_host)}:{settings.web_port}")
 
 
 def _reachable(host: str) -> str:

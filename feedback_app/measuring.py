@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from feedback_app.errors import Aborted, FeedbackError, Fenced
+from feedback_app.tracing import NO_SPAN, Span
 
 if TYPE_CHECKING:
     from feedback_app.closing import DueWindow
@@ -82,8 +83,8 @@ NO_METER: Final = NoMeter()
 
 
 @contextmanager
-def measured_transaction(meter: Meter) -> Iterator[None]:
-    """Tell *meter* how the block ended, and after what time. What is cancelled, or a bug, has no outcome."""
+def measured_transaction(meter: Meter, span: Span = NO_SPAN) -> Iterator[None]:
+    """Tell *meter* and *span* how the block ended, and after what time. What is cancelled, or a bug, has no outcome."""
     began = time.perf_counter()
     try:
         yield
@@ -92,8 +93,10 @@ def measured_transaction(meter: Meter) -> Iterator[None]:
             "aborted" if isinstance(error, Aborted) else "fenced" if isinstance(error, Fenced) else "failed"
         )
         meter.transaction(outcome, time.perf_counter() - began)
+        span.set(outcome=outcome)
         raise
     meter.transaction("committed", time.perf_counter() - began)
+    span.set(outcome="committed")
 
 
 class Progress(NamedTuple):

@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     web_faust_pages: bool = False
 
     log_format: LogFormat = LogFormat.TEXT
+    tracing: bool = False
 
     @field_validator("broker_url")
     @classmethod

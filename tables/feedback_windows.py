@@ -20,6 +20,7 @@ from feedback_app.measuring import Meter, PartitionFigures, Source, lag
 from feedback_app.provisioning import Identities, identify
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
+from feedback_app.tracing import NO_TRACER, Tracer
 from feedback_app.transport.batches import BatchConsumer
 from feedback_app.transport.source import Batch, PartitionSource
 from tables.partition import OwnedPartition
@@ -58,7 +59,14 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
     """
 
     def __init__(
-        self, app: Any, settings: Settings, topics: Topics, clock: Clock, liveness: Liveness, meter: Meter
+        self,
+        app: Any,
+        settings: Settings,
+        topics: Topics,
+        clock: Clock,
+        liveness: Liveness,
+        meter: Meter,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         super().__init__(
             app,
@@ -84,6 +92,7 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         self._clock = clock
         self._liveness = liveness
         self._meter = meter
+        self._tracer = tracer
         self._owned: dict[int, _Ownership] = {}
         self._assigned_once = False
         self._told: dict[TP, int] = {}
@@ -206,6 +215,7 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
             cached=cached,
             liveness=self._liveness,
             meter=self._meter,
+            tracer=self._tracer,
         )
         ownership = self._owned[number] = _Ownership(owned)
         self._spawn(ownership, self._take_over(ownership))

@@ -18,6 +18,7 @@ from feedback_app.measuring import Meter, measured_transaction
 from feedback_app.provisioning import Identities
 from feedback_app.settings import Settings
 from feedback_app.topics import TABLE_NAME, Topics
+from feedback_app.tracing import NO_SPAN, NO_TRACER, Span, Tracer
 from feedback_app.transport.source import Batch
 from feedback_app.transport.transactions import TransactionalProducer
 from tables.restore import Restored, Restorer
@@ -54,6 +55,7 @@ class OwnedPartition:
         cached: int,
         liveness: Liveness,
         meter: Meter,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self.partition = partition
         self.identities = identities
@@ -71,12 +73,15 @@ class OwnedPartition:
         self.folding = False
         #: True while a close pass with as many windows as it may have waits for its turn: windows are piling up.
         self.turn_wanted = False
+        #: The fold that was committed last, as a trace has it.
+        self.last_fold: Span = NO_SPAN
         self._settings = settings
         self._topics = topics
         self._clock = clock
         self._cached = cached
         self._liveness = liveness
         self._meter = meter
+        self._tracer = tracer
         self._released = False
         self._producer = TransactionalProducer(settings, partition, liveness=liveness)
         self._store: PartitionStore | None = None
@@ -149,7 +154,13 @@ class OwnedPartition:
             Aborted: nothing has changed; the same records can be folded again.
             Fenced, BrokerError, StateError: the partition must be given up.
         """
-        with measured_transaction(self._meter):
+        step = self._tracer.span(
+            "transaction",
+            partition=self.partition,
+            changelog_records=len(transaction.changes) + 1,  # the partition record
+            sent_records=len(transaction.sends),
+        )
+        with step as span, measured_transaction(self._meter, span):
             await self._producer.run(lambda: self._commit(transaction))
         self.state.apply(transaction)
 

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -185,8 +186,11 @@ def _kubectl(words: list[str]) -> None:
 def _pip(words: list[str]) -> None:
     assert words[:2] == ["install", "--constraint"]
     assert (ROOT / words[2]).is_file()
-    assert words[3:] == ["."]
-    assert (ROOT / "pyproject.toml").is_file()
+    (project,) = words[3:]
+    match = re.fullmatch(r"\.(?:\[(\w+)\])?", project)
+    assert match, project
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert match[1] is None or match[1] in extras, f"no extra {match[1]}"
 
 
 def _bash(words: list[str]) -> None:

@@ -28,6 +28,7 @@ from feedback_app.liveness import Liveness
 from feedback_app.measuring import NO_METER, PartitionFigures, Progress, lag, measured_transaction
 from feedback_app.metrics import Metrics, WindowHistogram
 from feedback_app.sinks import Outcome
+from feedback_app.tracing import NO_SPAN
 from tables.schedule import Schedule
 from tables.state import PartitionState
 from tables.store import PartitionStore, Position
@@ -380,6 +381,7 @@ class Owned:
 
     partition = 0
     silent_since_ms = _NOW
+    last_fold = NO_SPAN
 
     def __init__(self, store: PartitionStore) -> None:
         (due,) = [window(5_000)]

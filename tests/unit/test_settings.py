@@ -80,6 +80,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "web_token": None,
         "web_faust_pages": False,
         "log_format": LogFormat.TEXT,
+        "tracing": False,
     }
 
 
