@@ -12,11 +12,11 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 	if $$name -c '$(CHECK_PYTHON)' >/dev/null 2>&1; then echo $$name; break; fi; done)
 
 # Tests that run at the same time: most of them wait most of the time. With 0 pytest runs them itself, as --pdb needs.
-JOBS ?= 4
+JOBS ?= 6
 
 help:
 	@echo 'make install             an environment with everything, in $(VENV)'
-	@echo 'make test  ARGS=...      all tests; pytest arguments in ARGS, as -m "not kafka"; JOBS=0: one after the other'
+	@echo 'make test  ARGS=...      the tests; pytest arguments in ARGS, as -m "not kafka", -m slow; JOBS=0: one after the other'
 	@echo 'make check               formatting, lint, types, layers'
 	@echo 'make demo  ARGS=...      the whole system on embedded parts'
 	@echo 'make screenshot          the picture of the dashboard in the README, made anew (needs Chromium)'
@@ -40,7 +40,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 test: $(INSTALLED)
-	@$(VENV)/bin/python -m pytest --numprocesses $(JOBS) $(ARGS)
+	@$(VENV)/bin/python -m pytest --numprocesses $(JOBS) -m 'not slow' $(ARGS)
 
 check: $(INSTALLED)
 	@$(VENV)/bin/ruff format --check .

@@ -75,6 +75,7 @@ def test_a_part_that_has_died_or_hangs_is_named_and_the_worker_ends(
     assert reason in worker.log.read_text()
 
 
+@pytest.mark.slow
 def test_with_the_figures_of_production_it_is_named_within_thirty_seconds(
     embedded_broker: str, settings: MakeSettings, start_worker: StartWorker
 ) -> None:

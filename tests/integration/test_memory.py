@@ -19,7 +19,7 @@ from feedback_app.topics import Topics
 
 MakeSettings = Callable[..., Settings]
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 
 _DEADLINE_S = 150.0
 _MOST_RATIO = 1.4

@@ -53,6 +53,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 def test_stock_table_counts_everything_and_never_closes_most_of_it(
     configured: Settings, given: tuple[Job, Totals], tmp_path: Path
 ) -> None:
