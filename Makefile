@@ -12,6 +12,7 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 	if $$name -c '$(CHECK_PYTHON)' >/dev/null 2>&1; then echo $$name; break; fi; done)
 
 # Tests that run at the same time: most of them wait most of the time. With 0 pytest runs them itself, as --pdb needs.
+# Who is done takes over from the others: else one of them had the slowest to itself, for a third of the time.
 JOBS ?= 6
 
 help:
@@ -40,7 +41,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 test: $(INSTALLED)
-	@$(VENV)/bin/python -m pytest --numprocesses $(JOBS) -m 'not slow' $(ARGS)
+	@$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal -m 'not slow' $(ARGS)
 
 check: $(INSTALLED)
 	@$(VENV)/bin/ruff format --check .

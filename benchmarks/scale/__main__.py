@@ -17,10 +17,12 @@ workers    1, 2                                                 CPU time an even
 items      not stored; stored, in a real database               at least 0.9 of a bare driver's rate
 restore    an empty disk, 1,000,000 changelog records           at least 10 times stock Faust's rate
 delay      at 10, 50, 90 % of the saturated rate
-probes     /health/live and an agent's page, while saturated    99 % within 200 ms
+probes     /health/live, pages and answers, while saturated     99 % within 200 ms
+watched    nobody; a dashboard and Prometheus, while saturated  at least 0.95 of the rate
 ========== ==================================================== ================================================
 
-Clocks and checks are those of ``benchmarks.compare``; items, restore, delay and probes say theirs in their modules.
+Clocks and checks are those of ``benchmarks.compare``; items, restore, delay, probes and watched say theirs in their
+modules.
 
 The last line on stdout is JSON: the parts, and ``holds`` for each bar. ``--write`` puts tables and charts into
 docs/performance.md, and what follows from them into docs/scaling.md. Exit code 1: something was not right, or, without
@@ -45,9 +47,22 @@ from benchmarks.scale.items import Items
 from benchmarks.scale.probes import probes
 from benchmarks.scale.restore import Restore
 from benchmarks.scale.results import Part
+from benchmarks.scale.watched import watched
 from benchmarks.services import broker, drop_topics
 
-NAMES = ("agents", "backlog", "window", "partitions", "events", "workers", "items", "restore", "delay", "probes")
+NAMES = (
+    "agents",
+    "backlog",
+    "window",
+    "partitions",
+    "events",
+    "workers",
+    "items",
+    "restore",
+    "delay",
+    "probes",
+    "watched",
+)
 
 
 def parts(bench: Bench, names: Sequence[str], *, quick: bool) -> Iterator[Part]:
@@ -67,6 +82,7 @@ def parts(bench: Bench, names: Sequence[str], *, quick: bool) -> Iterator[Part]:
         "restore": restore.part,
         "delay": delay.part,
         "probes": lambda: probes(bench, growth.workload(), say),
+        "watched": lambda: watched(bench, growth.workload(), 1 if quick else 3, say),
     }
     growth.warm_up()
     for name in names:
