@@ -18,7 +18,7 @@ from feedback_app.core.state import window_of
 from feedback_app.sinks import SinkUnavailable
 from feedback_app.sinks.archive import Archive
 from feedback_app.web.api import Problem, integer, parameter
-from feedback_app.web.peers import FORWARDED, JSON, NoPeer, ask_peer, owner_of
+from feedback_app.web.peers import FORWARDED, JSON, NoPeer, ask_peer, own_url, owner_of
 from tables.feedback_windows import FeedbackWindows
 from tables.partition import OwnedPartition
 
@@ -57,7 +57,7 @@ def agent_views(app: Any, table: FeedbackWindows, partitions: int, archive: Arch
         ) -> Response:
             """Pass the request on to the worker that Faust's assignment names as the owner."""
             url = owner_of(app.assignor.tables_metadata(), table.changelog, number)
-            if url is None or url == str(app.conf.canonical_url).rstrip("/"):
+            if url is None or url == own_url(app):
                 return self.json({"error": f"partition {number} is changing hands; try again"}, status=503)
             # Encoded by us alone: yarl would take an agentId of dots for a step up.
             query = f"limit={limit}" + (f"&before={quote(_text(before), safe='')}" if before else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -42,25 +42,27 @@ class Problem(Exception):
         )
 
 
-class JsonView(View):
-    """A page that answers GET with JSON."""
+def json_view(answer: Callable[..., Awaitable[bytes]]) -> type[View]:
+    """Return a page that answers GET with JSON.
 
-    async def get(self, request: Request, **matched: Any) -> Response:
-        try:
-            body = await self.answer(request, **matched)
-        except Problem as problem:
-            return cast(Response, problem.answer())
-        except TooMany:
-            return cast(Response, Problem(503, "too many different requests at once", retry_after_s=1).answer())
-        return cast(Response, web.Response(body=body, content_type=JSON, headers=HEADERS))
+    Args:
+        answer: returns the JSON, given the request and what was matched in its path. May raise :class:`Problem`, where
+            there is none.
+    """
 
-    async def answer(self, request: Request, **matched: Any) -> bytes:
-        """Return the JSON.
+    class JsonView(View):
+        """A page of JSON."""
 
-        Raises:
-            Problem: there is none.
-        """
-        raise NotImplementedError
+        async def get(self, request: Request, **matched: Any) -> Response:
+            try:
+                body = await answer(request, **matched)
+            except Problem as problem:
+                return cast(Response, problem.answer())
+            except TooMany:
+                return cast(Response, Problem(503, "too many different requests at once", retry_after_s=1).answer())
+            return cast(Response, web.Response(body=body, content_type=JSON, headers=HEADERS))
+
+    return JsonView
 
 
 def parameter(request: Request, name: str) -> str | None:

@@ -18,10 +18,10 @@ from feedback_app.core.documents import date
 from feedback_app.history import PartHistory, merged
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
-from feedback_app.web.api import JsonView, encode
+from feedback_app.web.api import encode, json_view
 from feedback_app.web.overview import Scene, overview
 from feedback_app.web.own import Own
-from feedback_app.web.peers import FORWARDED, NoPeer, ask_peer, members, owner_of
+from feedback_app.web.peers import FORWARDED, NoPeer, ask_peer, members, own_url, owner_of
 from feedback_app.web.shared import Shared
 from feedback_app.web.shares import Share
 from tables.feedback_windows import FeedbackWindows
@@ -138,22 +138,10 @@ class Cluster:
 
     @property
     def _us(self) -> str:
-        return str(self._app.conf.canonical_url).rstrip("/")
+        return own_url(self._app)
 
 
 def cluster_views(cluster: Cluster) -> dict[str, type[View]]:
     """Return the views, by path."""
 
-    class Overview(JsonView):
-        """The cluster now."""
-
-        async def answer(self, request: Request, **_: Any) -> bytes:
-            return await cluster.overview_answer(request)
-
-    class LastHour(JsonView):
-        """The cluster in the last hour."""
-
-        async def answer(self, request: Request, **_: Any) -> bytes:
-            return await cluster.history_answer(request)
-
-    return {OVERVIEW: Overview, HISTORY: LastHour}
+    return {OVERVIEW: json_view(cluster.overview_answer), HISTORY: json_view(cluster.history_answer)}

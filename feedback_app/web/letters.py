@@ -20,7 +20,7 @@ from feedback_app.deadletters.browsing import Browser, NoLetter, TookTooLong
 from feedback_app.deadletters.topic import LetterRecords
 from feedback_app.errors import FeedbackError
 from feedback_app.settings import Settings
-from feedback_app.web.api import JsonView, Problem, encode, integer, parameter
+from feedback_app.web.api import Problem, encode, integer, json_view, parameter
 from feedback_app.web.shared import Shared
 
 logger = logging.getLogger(__name__)
@@ -137,21 +137,17 @@ class LetterDesk:
 def letter_views(desk: LetterDesk) -> dict[str, type[View]]:
     """Return the views, by path."""
 
-    class Letters(JsonView):
-        """Dead letters, newest first."""
+    async def letters(request: Request) -> bytes:
+        limit = integer(request, "limit", 50, 1, MOST_LETTERS)
+        return await desk.page(limit, parameter(request, "before"), parameter(request, "error"))
 
-        async def answer(self, request: Request, **_: Any) -> bytes:
-            limit = integer(request, "limit", 50, 1, MOST_LETTERS)
-            return await desk.page(limit, parameter(request, "before"), parameter(request, "error"))
+    async def letter(_: Request, *, partition: str, offset: str) -> bytes:
+        return await desk.letter(_number("partition", partition), _number("offset", offset))
 
-    class Letter(JsonView):
-        """One dead letter, with all that it holds."""
-
-        async def answer(self, request: Request, **matched: str) -> bytes:
-            partition, offset = (_number(name, matched[name]) for name in ("partition", "offset"))
-            return await desk.letter(partition, offset)
-
-    return {"/feedback/dead-letters": Letters, "/feedback/dead-letters/{partition}/{offset}": Letter}
+    return {
+        "/feedback/dead-letters": json_view(letters),
+        "/feedback/dead-letters/{partition}/{offset}": json_view(letter),
+    }
 
 
 def _number(name: str, text: str) -> int:

@@ -16,7 +16,7 @@ from yarl import URL
 
 from feedback_app.core.documents import date, to_json
 from feedback_app.core.state import BEGINNING
-from feedback_app.web.peers import FORWARDED, JSON, NoPeer, ask_peer, owner_of
+from feedback_app.web.peers import FORWARDED, JSON, NoPeer, ask_peer, own_url, owner_of
 from tables.feedback_windows import FeedbackWindows
 from tables.partition import OwnedPartition
 
@@ -34,7 +34,7 @@ def partition_views(app: Any, table: FeedbackWindows, partitions: int, sources: 
         """Every partition, and who did not answer."""
 
         async def get(self, request: Request, **_: Any) -> Response:
-            us = str(app.conf.canonical_url).rstrip("/")
+            us = own_url(app)
             rows = {number: _own(number, owned, us, ready=ready) for number, owned, ready in table.held()}
             if FORWARDED in request.headers:
                 return self._answer(rows.values(), [])

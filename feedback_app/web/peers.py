@@ -53,6 +53,11 @@ async def ask_peer(app: Any, request: Request, url: URL, most: int) -> tuple[int
         raise NoPeer(type(error).__name__) from None
 
 
+def own_url(app: Any) -> str:
+    """Return the URL of this worker, as it has told the group."""
+    return str(app.conf.canonical_url).rstrip("/")
+
+
 def owner_of(metadata: Mapping[str, Mapping[str, Any]], changelog: str, number: int) -> str | None:
     """Return the URL of the worker that *metadata* (by URL, then topic: partitions) names for a partition.
 

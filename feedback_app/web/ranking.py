@@ -10,7 +10,7 @@ from faust.web import Request, View
 
 from feedback_app.sinks import SinkUnavailable
 from feedback_app.sinks.archive import Archive, Order, newest_windows
-from feedback_app.web.api import JsonView, Problem, choice, encode, integer
+from feedback_app.web.api import Problem, choice, encode, integer, json_view
 from feedback_app.web.cluster import Cluster
 from feedback_app.web.shared import Shared
 
@@ -82,10 +82,4 @@ def _agent(document: Mapping[str, Any]) -> dict[str, Any]:
 def ranking_views(ranking: Ranking) -> dict[str, type[View]]:
     """Return the views, by path."""
 
-    class Agents(JsonView):
-        """Agents, by what their latest windows hold."""
-
-        async def answer(self, request: Request, **_: Any) -> bytes:
-            return await ranking.answer(request)
-
-    return {"/feedback/agents": Agents}
+    return {"/feedback/agents": json_view(ranking.answer)}
