@@ -137,6 +137,19 @@ def librdkafka_config(settings: Settings, **more: Any) -> dict[str, Any]:
     return config
 
 
+def reader_config(settings: Settings, **more: Any) -> dict[str, Any]:
+    """Return the configuration of a consumer that is told what to read: it never joins the group, whose name it has to
+    ask for its offsets, and commits nothing. It tells where a partition ends."""
+    return librdkafka_config(
+        settings,
+        group_id=settings.app_id,
+        enable_auto_commit=False,
+        enable_auto_offset_store=False,
+        enable_partition_eof=True,
+        **more,
+    )
+
+
 def learn_leader(consumer: Consumer, topic: str) -> None:
     """Let *consumer* find out who leads *topic* now: by itself, librdkafka would take a second after ``assign``."""
     try:

@@ -12,7 +12,7 @@ from typing import Final
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from feedback_app.connections import ANSWER_S, answered, learn_leader, librdkafka_config
+from feedback_app.connections import ANSWER_S, answered, learn_leader, reader_config
 from feedback_app.core.clock import Clock
 from feedback_app.core.state import Changes
 from feedback_app.errors import BrokerError, Fenced
@@ -177,11 +177,8 @@ class Restorer:
     @contextmanager
     def _reader(self, isolation: str) -> Iterator[confluent_kafka.Consumer]:
         reader = confluent_kafka.Consumer(
-            librdkafka_config(self._settings)
+            reader_config(self._settings)
             | {
-                "group.id": self._settings.app_id,  # asked for its offsets; never joined
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
                 "isolation.level": isolation,
                 "auto.offset.reset": "error",
                 # All partitions are restored at once: what each has fetched ahead counts as often.

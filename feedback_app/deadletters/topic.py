@@ -8,7 +8,7 @@ from typing import Final
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from feedback_app.connections import librdkafka_config, open_client, passes
+from feedback_app.connections import open_client, passes, reader_config
 from feedback_app.deadletters.browsing import Range, TookTooLong
 from feedback_app.errors import BrokerError
 from feedback_app.settings import Settings
@@ -37,12 +37,8 @@ class LetterRecords:
         self._partitions = settings.partitions
         self._consumer = open_client(
             Consumer,
-            librdkafka_config(settings)
+            reader_config(settings)
             | {
-                "group.id": settings.app_id,  # never joined
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 10,

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from feedback_app.connections import ANSWER_S, learn_leader, librdkafka_config, passes
+from feedback_app.connections import ANSWER_S, learn_leader, passes, reader_config
 from feedback_app.errors import BrokerError, StateError
 from feedback_app.liveness import Liveness, watched
 from feedback_app.measuring import Progress
@@ -78,12 +78,8 @@ class PartitionSource:
         self.progress: Mapping[str, Progress] = {}
         self._gone = ""
         consumer = confluent_kafka.Consumer(
-            librdkafka_config(settings)
+            reader_config(settings)
             | {
-                "group.id": settings.app_id,  # never joined
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
                 "isolation.level": "read_committed",
                 # An offset that is not there any more must not be skipped silently.
                 "auto.offset.reset": "error",

@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 from confluent_kafka import OFFSET_BEGINNING, TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as Position
 
-from feedback_app.connections import ANSWER_S, answered, librdkafka_config
+from feedback_app.connections import ANSWER_S, answered, reader_config
 from feedback_app.errors import BrokerError
 from feedback_app.settings import Settings
 
@@ -34,13 +34,9 @@ class TopicReader:
         self._url = settings.broker_url
         self._partitions = settings.partitions
         self._last_error = ""
-        config = librdkafka_config(
+        config = reader_config(
             settings,
-            group_id=settings.app_id,  # to look up its offsets
-            enable_auto_commit=False,
-            enable_auto_offset_store=False,
             auto_offset_reset="earliest",
-            enable_partition_eof=True,
             fetch_wait_max_ms=10,
             queued_max_messages_kbytes=32 * 1024,
         )
