@@ -38,7 +38,7 @@ from benchmarks.bench import TOO_FEW, Input, worker_settings
 from benchmarks.contenders import BARS, MUST_BE_RIGHT, OURS, PEERS, Peer
 from benchmarks.measuring import Contender, ContenderFailed, Member, Timing, Watcher
 from benchmarks.output import Verdict, check
-from benchmarks.services import broker, drop_topics
+from benchmarks.services import broker, drop_topics, say
 from benchmarks.workload import PARTITIONS, Workload
 from feedback_app.embedded.worker import environment
 
@@ -151,11 +151,6 @@ def figures_of(results: Sequence[Result]) -> list[report.Figure]:
                 )
             )
     return figures
-
-
-def say(text: str) -> None:
-    """Write to stderr: stdout is for the JSON."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

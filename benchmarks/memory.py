@@ -43,7 +43,7 @@ import pymongo
 from benchmarks.bench import REAL, Bench, Input, Point
 from benchmarks.measuring import ContenderFailed, Watcher
 from benchmarks.output import check
-from benchmarks.services import broker, drop_topics
+from benchmarks.services import broker, drop_topics, say
 from benchmarks.workload import Flood, Totals, Workload
 from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.errors import FeedbackError
@@ -162,11 +162,6 @@ def line_of(part: Point) -> str:
 def short(events: int) -> str:
     """Say 1000000 as 1m."""
     return f"{events // 1_000_000}m" if events % 1_000_000 == 0 else f"{events // 1_000}k"
-
-
-def say(text: str) -> None:
-    """Write to stderr: stdout is for the result."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

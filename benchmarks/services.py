@@ -1,7 +1,8 @@
-"""What a benchmark needs of its surroundings: a broker, left as it was found."""
+"""What a benchmark needs of its surroundings: a broker, left as it was found, and where to say how it goes."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,3 +34,8 @@ def drop_topics(bootstrap_servers: str, prefix: str) -> None:
     if names:
         for dropped in admin.delete_topics(names, operation_timeout=30).values():
             dropped.result()
+
+
+def say(text: str) -> None:
+    """Write to stderr: stdout is for the JSON."""
+    print(text, file=sys.stderr, flush=True)

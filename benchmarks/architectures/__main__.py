@@ -51,8 +51,8 @@ from benchmarks.architectures.memory import Held, held
 from benchmarks.architectures.place import Place
 from benchmarks.architectures.results import kill_bars, plainly, rate_bars
 from benchmarks.architectures.sustained import Sustained, sustained
-from benchmarks.scale.results import FAILURES, Part, Row, failed
-from benchmarks.services import broker, drop_topics
+from benchmarks.scale.results import FAILURES, Part, Row, all_hold, failed, result
+from benchmarks.services import broker, drop_topics, say
 from feedback_app.embedded.database import EmbeddedDatabase
 
 NAMES: Final = ("sustained", "memory", "live", "kill")
@@ -165,11 +165,6 @@ class Run:
         return row
 
 
-def say(text: str) -> None:
-    """Write to stderr: stdout is for the JSON."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -198,23 +193,18 @@ def main() -> int:
         try:
             for name in arguments.only or NAMES:
                 part: Part = getattr(run, name)()
+                say(part.text())
                 measured.append(part)
-                say("\n".join([*part.lines(), ""]))
         finally:
             if arguments.broker is not None:
                 drop_topics(servers, prefix)
-    bars = [bar for part in measured for bar in part.bars]
-    result = {
-        "quick": arguments.quick,
-        "parts": {part.name: part.content() for part in measured},
-        "holds": {bar.name: bar.holds for bar in bars},
-    }
+    told = result(measured, quick=arguments.quick)
     if arguments.write:
         pages.write(measured)
-    print(json.dumps(result))
+    print(json.dumps(told))
     right = all(part.right for part in measured)
-    harmless = all(bar.holds for bar in bars if bar.name.startswith("kill"))
-    return 0 if right and harmless and (arguments.quick or all(bar.holds for bar in bars)) else 1
+    harmless = all_hold(measured, "kill")
+    return 0 if right and harmless and (arguments.quick or all_hold(measured)) else 1
 
 
 if __name__ == "__main__":

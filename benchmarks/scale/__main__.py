@@ -46,9 +46,9 @@ from benchmarks.scale.growth import FULL, QUICK, Growth
 from benchmarks.scale.items import Items
 from benchmarks.scale.probes import probes
 from benchmarks.scale.restore import Restore
-from benchmarks.scale.results import Part
+from benchmarks.scale.results import Part, all_hold, result
 from benchmarks.scale.watched import watched
-from benchmarks.services import broker, drop_topics
+from benchmarks.services import broker, drop_topics, say
 
 NAMES = (
     "agents",
@@ -89,11 +89,6 @@ def parts(bench: Bench, names: Sequence[str], *, quick: bool) -> Iterator[Part]:
         yield runs[name]()
 
 
-def say(text: str) -> None:
-    """Write to stderr: stdout is for the JSON."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -119,22 +114,17 @@ def main() -> int:
         bench = Bench(servers, prefix, Path(directory), arguments.timeout)
         try:
             for part in parts(bench, arguments.only or NAMES, quick=arguments.quick):
+                say(part.text())
                 measured.append(part)
-                say("\n".join([*part.lines(), ""]))
         finally:
             if arguments.broker is not None:
                 drop_topics(servers, prefix)
-    bars = [bar for part in measured for bar in part.bars]
-    result = {
-        "quick": arguments.quick,
-        "parts": {part.name: part.content() for part in measured},
-        "holds": {bar.name: bar.holds for bar in bars},
-    }
+    told = result(measured, quick=arguments.quick)
     if arguments.write:
-        pages.write(measured, result)
-    print(json.dumps(result))
+        pages.write(measured, told)
+    print(json.dumps(told))
     right = all(part.right for part in measured)
-    return 0 if right and (arguments.quick or all(bar.holds for bar in bars)) else 1
+    return 0 if right and (arguments.quick or all_hold(measured)) else 1
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ counts here, so what comes from the database (``/feedback/agents``, an agent's r
 
 from __future__ import annotations
 
-import http.client
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from benchmarks.bench import Bench, Point
+from benchmarks.scale.asking import answers_ok
 from benchmarks.scale.beside import Stopped, beside
 from benchmarks.scale.results import FAILURES, Bar, Part, Spread, failed
 from benchmarks.workload import Workload
@@ -35,7 +35,6 @@ _PAGES: Final = (
 )
 
 _PAUSE_S: Final = 0.02
-_PATIENCE_S: Final = 5.0
 
 
 class Answer(NamedTuple):
@@ -98,21 +97,7 @@ def _ask(host: str, port: int, agents: int, stopped: Stopped) -> list[Answer]:
         agent = f"agent-{rng.randrange(agents):05d}"
         for page in _PAGES:
             started = time.monotonic()
-            good = _get(host, port, page.format(id=agent))
+            good = answers_ok(host, port, page.format(id=agent))
             answers.append(Answer(page, started, time.monotonic() - started, good))
         time.sleep(_PAUSE_S)
     return answers
-
-
-def _get(host: str, port: int, path: str) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=_PATIENCE_S)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        answer.read()
-    except (OSError, http.client.HTTPException):
-        return False
-    else:
-        return answer.status == http.HTTPStatus.OK
-    finally:
-        connection.close()

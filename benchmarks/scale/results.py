@@ -112,6 +112,10 @@ class Part:
             yield "  ".join([f"{row.name:<{first}}", *cells, row.failure or self.sound])
         yield from map(str, self.bars)
 
+    def text(self) -> str:
+        """Return :meth:`lines` as one text, with an empty line behind them."""
+        return "\n".join([*self.lines(), ""])
+
     def markdown(self) -> Iterator[str]:
         """Yield the same for a page."""
         headings = list(self.rows[0].cells())
@@ -149,6 +153,20 @@ def attempt(name: str, measure: Callable[[], Point], say: Callable[[str], None])
         say(f"{name}: {error}")
         return Point(name, failure=failed(error))
     return point if point.records or point.failure else replace(point, failure=TOO_FEW)
+
+
+def all_hold(parts: Iterable[Part], prefix: str = "") -> bool:
+    """Say whether all bars are met whose names begin with *prefix*."""
+    return all(bar.holds for part in parts for bar in part.bars if bar.name.startswith(prefix))
+
+
+def result(parts: Sequence[Part], *, quick: bool) -> dict[str, Any]:
+    """Return what is printed as JSON in the end."""
+    return {
+        "quick": quick,
+        "parts": {part.name: part.content() for part in parts},
+        "holds": {bar.name: bar.holds for part in parts for bar in part.bars},
+    }
 
 
 def ratio(value: float, to: float) -> float | None:

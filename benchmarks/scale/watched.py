@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import select
 import socket
 import statistics
@@ -13,6 +12,7 @@ from typing import Final
 
 from benchmarks.bench import Bench, Point
 from benchmarks.measuring import ContenderFailed
+from benchmarks.scale.asking import PATIENCE_S, answers_ok
 from benchmarks.scale.beside import Stopped, beside
 from benchmarks.scale.results import Bar, Part, attempt
 from benchmarks.workload import Workload
@@ -22,7 +22,6 @@ LEAST_OF_UNWATCHED: Final = 0.95
 #: What is asked for how often, besides the stream.
 _EVERY_S: Final = {"/metrics": 5.0, "/feedback/history": 10.0}
 _TICK_S: Final = 0.2
-_PATIENCE_S: Final = 5.0
 
 
 def watched(bench: Bench, workload: Workload, rounds: int, say: Callable[[str], None]) -> Part:
@@ -65,7 +64,7 @@ def _watch(host: str, port: int, stopped: Stopped) -> tuple[int, int]:
                 stream = stream if chunk else None
             for path, at in due.items():
                 if time.monotonic() >= at:
-                    answers += _get(host, port, path)
+                    answers += answers_ok(host, port, path)
                     due[path] = time.monotonic() + _EVERY_S[path]
         except OSError:  # it is not there yet
             stream = None
@@ -74,19 +73,6 @@ def _watch(host: str, port: int, stopped: Stopped) -> tuple[int, int]:
 
 
 def _follow(host: str, port: int) -> socket.socket:
-    stream = socket.create_connection((host, port), _PATIENCE_S)
+    stream = socket.create_connection((host, port), PATIENCE_S)
     stream.sendall(f"GET /feedback/stream HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
     return stream
-
-
-def _get(host: str, port: int, path: str) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=_PATIENCE_S)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status == http.HTTPStatus.OK
-    except http.client.HTTPException:
-        return False
-    finally:
-        connection.close()
