@@ -90,10 +90,19 @@ def _names() -> dict[str, tuple[str, str]]:
 def _known(name: str, login: bool) -> Asset:
     package, path = _names()[name]
     body = (files(package) / path).read_bytes()
+    if name.endswith(".html"):
+        body = _framed(body)
     if login:
         body = body.replace(*_LOGOUT)
     packed = gzip.compress(body, mtime=0)
     return Asset(body, packed, _TYPES[f".{name.rpartition('.')[2]}"], hashlib.sha256(body).hexdigest()[:16])
+
+
+def _framed(page: bytes) -> bytes:
+    """Return what a page has of its own, its title and scripts and then what it shows, within what all pages have."""
+    head, tag, main = page.partition(b"<main")
+    frame = (files(__package__) / "frame.html").read_bytes()
+    return frame.replace(b"<!-- head -->", head.strip()).replace(b"<!-- main -->", (tag + main).strip())
 
 
 def _asset(name: str, login: bool) -> Asset | None:

@@ -1,6 +1,10 @@
-// What all pages have: the search for an agent.
+// What all pages have: the way to the others, and the search for an agent.
 
 import { agentPath, byId } from "./dom.js";
+
+for (const link of document.querySelectorAll("header a")) {
+  if (link.pathname === location.pathname) link.setAttribute("aria-current", "page");
+}
 
 const form = byId("search");
 form.addEventListener("submit", (event) => {
