@@ -94,7 +94,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scale", description="How our cost changes as the work grows."
     )
-    parser.add_argument("--quick", action="store_true", help="a small version of everything, in under five minutes")
+    parser.add_argument("--quick", action="store_true", help="a small version of everything")
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--broker", metavar="URL", help="a running Kafka, instead of one started here")
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for each wait (%(default)s)")
