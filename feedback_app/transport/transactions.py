@@ -157,10 +157,10 @@ class TransactionalProducer:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _produce(self, send: Send, delivered: Callable[[KafkaError | None, Message], None] | None = None) -> None:
-        topic, partition, key, value, headers = send
+        headers: Any = list(send.headers) or None
         while True:
             try:
-                self._producer.produce(topic, value, key, partition, delivered, headers=list(headers) or None)
+                self._producer.produce(send.topic, send.value, send.key, send.partition, delivered, headers=headers)
             except BufferError:
                 self._make_room()
             else:

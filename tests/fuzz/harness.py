@@ -10,7 +10,7 @@ import bson
 from bson.errors import BSONError
 
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum
-from feedback_app.core.documents import Document, aggregated_event, to_json, window_document
+from feedback_app.core.documents import Document, aggregated_event, encode_event, to_json, window_document
 from feedback_app.core.events import LOG_APPEND_TIME, Headers, Invalid, Origin
 from feedback_app.core.headers import Header, headers_of, origin_of
 from feedback_app.core.partitioning import partitioner
@@ -161,7 +161,9 @@ def _check_window(key: bytes, value: bytes) -> None:
     assert aggregate.encode() == value
     assert window.start <= aggregate.first <= aggregate.last < window.end
     document = window_document(window, aggregate)
-    assert len(to_json(aggregated_event(window, document))) < 100_000
+    event = aggregated_event(window, document)
+    assert encode_event(event) == to_json(event)
+    assert len(to_json(event)) < 100_000
     bson.encode(document)
 
 

@@ -13,8 +13,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from feedback_app.core.aggregate import Aggregate
-from feedback_app.core.documents import aggregated_event, date, item_document, to_json, window_document
-from feedback_app.core.events import Event, Origin
+from feedback_app.core.documents import (
+    aggregated_event,
+    date,
+    encode_event,
+    item_document,
+    to_json,
+    window_document,
+)
+from feedback_app.core.events import LAST_MS, Event, Origin
 from feedback_app.core.windows import Window
 from feedback_app.models import decode
 
@@ -105,12 +112,18 @@ def test_the_aggregated_event_is_the_document_and_an_id_of_its_own() -> None:
 
 def test_dates_are_rfc_3339_in_utc_on_the_wire() -> None:
     document = window_document(WINDOW, aggregate({"timestamp": NOON_MS + 7}))
-    sent = orjson.loads(to_json(aggregated_event(WINDOW, document)))
+    sent = orjson.loads(encode_event(aggregated_event(WINDOW, document)))
     assert sent["windowStart"] == "2026-01-31T12:00:00Z"
     assert sent["windowEnd"] == "2026-01-31T12:05:00Z"
     assert sent["firstTimestamp"] == "2026-01-31T12:00:00.007000Z"
     assert sent["checksum"] == 40
     assert sent["tags"] == []
+
+
+def test_an_aggregated_event_is_encoded_as_any_other_answer() -> None:
+    counted = aggregate({"timestamp": NOON_MS + 7, "tags": ['\u2028<&>"\\', "ü"]}, {"timestamp": LAST_MS, "score": 3})
+    event = aggregated_event(WINDOW, window_document(WINDOW, counted))
+    assert encode_event(event) == to_json(event)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,22 @@ def test_a_window_that_changes_after_it_was_taken_is_given_out_as_it_is_now(stat
     assert state.take_due(9) == [(key(1_000), aggregate(2).encode())]
 
 
+def test_what_was_taken_is_known_until_it_changes(store: PartitionStore, state: PartitionState) -> None:
+    fold(state, key(1_000), key(2_000), key(3_000))
+    move(state, 3_000)
+    assert len(due(state)) == 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "get", lambda key: pytest.fail("the store was asked for what is known"))
+        assert state.stored(key(1_000)) == state.stored(key(3_000)) == aggregate(1).encode()
+    fold(state, key(1_000), count=2)
+    write(state, {key(2_000): None, closed(2_000): b"x"})
+    assert [state.stored(key(end)) for end in (1_000, 2_000, 3_000)] == [
+        aggregate(2).encode(),
+        None,
+        aggregate(1).encode(),
+    ]
+
+
 def test_a_write_before_the_cursor_was_ever_moved_changes_nothing(state: PartitionState) -> None:
     move(state, 3_000)
     for end in (2_000, 1_000, 3_000):
@@ -269,6 +285,32 @@ def test_a_window_that_was_closed_is_not_kept(state: PartitionState) -> None:
     assert state.aggregate(key(1_000)) is None
     assert state.aggregate(closed(1_000)) == aggregate(5)
     assert state.stored(closed(1_000)) == aggregate(5).encode()
+
+
+# stored    2,000/bob]      then 2,000/zoe]       then 1,000/zoe] closed
+def test_the_store_is_not_asked_for_what_is_later_than_all_it_has(store: PartitionStore) -> None:
+    fold(PartitionState(store, cached=0), key(2_000, "bob"))
+    state = PartitionState(store, cached=0)
+    asked: list[bytes] = []
+    get = store.get
+
+    def noted(key: bytes) -> bytes | None:
+        asked.append(key)
+        return get(key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "get", noted)
+        assert state.aggregate(key(2_000, "bob")) == aggregate()
+        assert state.aggregate(key(2_000, "zoe")) is None
+        assert state.aggregate(key(3_000, "ann")) is None
+        assert state.aggregate(closed(9_000)) is None
+        assert asked == [key(2_000, "bob"), closed(9_000)]
+        fold(state, key(2_000, "zoe"), count=2)
+        fold(state, key(1_000, "zoe"), count=3)
+        assert state.aggregate(key(2_000, "zoe")) == aggregate(2)
+        assert state.aggregate(key(1_000, "zoe")) == aggregate(3)
+        write(state, {key(2_000, "zoe"): None})
+        assert state.aggregate(key(2_000, "zoe")) is None
 
 
 def test_without_a_cache_everything_is_read(store: PartitionStore) -> None:
