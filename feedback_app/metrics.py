@@ -11,7 +11,7 @@ Labels are bounded by the settings and by this module: never an agent's id, nor 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Metric, ProcessCollector
@@ -191,15 +191,14 @@ class Metrics:
         self._build.info({"mode": mode, "version": version})
         self.registry.register(_WorkerState(worker, health, liveness, clock, partitions))
 
-    def snapshot(self, accept: str) -> Callable[[], tuple[bytes, str]]:
-        """Read all metrics; return what renders them, in any thread, and says their content type.
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics, written down, and their content type.
 
         Args:
             accept: what the reader can take: the value of an HTTP header ``Accept``.
         """
-        families = _Families(self.registry.collect())
         encode, content_type = choose_encoder(accept)
-        return lambda: (encode(families), content_type)
+        return encode(_Families(self.registry.collect())), content_type
 
     # -- what the meter is told ------------------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ def parts(bench: Bench, names: Sequence[str], *, quick: bool) -> Iterator[Part]:
         "items": lambda: items.part(growth.base("not stored")),
         "restore": restore.part,
         "delay": delay.part,
-        "probes": lambda: probes(bench, growth.workload(), say),
+        "probes": lambda: probes(bench, growth.workload(3 * growth.size.events), say),
         "watched": lambda: watched(bench, growth.workload(), 1 if quick else 3, say),
     }
     growth.warm_up()

@@ -51,6 +51,10 @@ class Asset:
     version: str
 
 
+#: Those that were asked for, by name and whether there is a login: as many as there are files, at most twice.
+_LOADED: Final[dict[tuple[str, bool], Asset]] = {}
+
+
 async def send_asset(request: web.Request, name: str, *, login: bool = False) -> web.Response:
     """Answer with a file.
 
@@ -62,10 +66,12 @@ async def send_asset(request: web.Request, name: str, *, login: bool = False) ->
     Raises:
         web.HTTPNotFound: there is no such file.
     """
-    # In a thread: compressing the chart library takes longer than a batch may wait.
-    asset = await asyncio.to_thread(_asset, name, login)
-    if asset is None:
+    if name not in _names():
         raise web.HTTPNotFound
+    asset = _LOADED.get((name, login))
+    if asset is None:
+        # In a thread: compressing the chart library takes longer than a batch may wait.
+        asset = _LOADED[name, login] = await asyncio.to_thread(_load, name, login)
     tag = ETag(asset.version, is_weak=True)  # the same for both encodings
     headers = {"Cache-Control": "no-cache", "Vary": "Accept, Accept-Encoding", **_SECURITY}
     if any(known.value == asset.version for known in request.if_none_match or ()):
@@ -86,8 +92,7 @@ def _names() -> dict[str, tuple[str, str]]:
     return ours | {_CHARTS: _CHARTS_IN}
 
 
-@cache
-def _known(name: str, login: bool) -> Asset:
+def _load(name: str, login: bool) -> Asset:
     package, path = _names()[name]
     body = (files(package) / path).read_bytes()
     if name.endswith(".html"):
@@ -103,7 +108,3 @@ def _framed(page: bytes) -> bytes:
     head, tag, main = page.partition(b"<main")
     frame = (files(__package__) / "frame.html").read_bytes()
     return frame.replace(b"<!-- head -->", head.strip()).replace(b"<!-- main -->", (tag + main).strip())
-
-
-def _asset(name: str, login: bool) -> Asset | None:
-    return _known(name, login) if name in _names() else None

@@ -269,7 +269,7 @@ async def test_every_command_to_the_database_is_told(database: EmbeddedDatabase,
     sink = MongoSink(ours, meter=metrics)
 
     def told() -> dict[str, float]:
-        body, _ = metrics.snapshot("")()
+        body, _ = metrics.exposition("")
         read = Scrape.parsed(body.decode())
         names = [("windows", "insert"), ("windows", "replace"), ("windows", "find"), ("items", "insert")]
         return {
@@ -317,7 +317,7 @@ async def test_every_command_to_the_database_is_told(database: EmbeddedDatabase,
     with pytest.raises(SinkUnavailable):
         await gone.upsert_windows([{"_id": "a", "count": 1}])
     await gone.close()
-    body, _ = metrics.snapshot("")()
+    body, _ = metrics.exposition("")
     failed = Scrape.parsed(body.decode()).total("feedback_mongodb_command_duration_seconds_count", outcome="failed")
     assert (failed, told()["commands"]) == (1, 6)
 

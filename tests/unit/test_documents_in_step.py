@@ -175,7 +175,7 @@ def test_prometheus_and_alerts_speak_of_one_job() -> None:
 def test_promtool_takes_the_alerts_and_the_metrics() -> None:
     checked = subprocess.run(["promtool", "check", "rules", _ALERTS], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    text, _ = metrics().snapshot("")()
+    text, _ = metrics().exposition("")
     checked = subprocess.run(
         ["promtool", "check", "metrics"], input=text.decode(), capture_output=True, text=True, check=False
     )

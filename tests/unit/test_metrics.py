@@ -75,7 +75,7 @@ def watched(worker: Worker, health: Health | None = None, liveness: Liveness | N
 
 
 def scrape(metrics: Metrics) -> Scrape:
-    body, content_type = metrics.snapshot("")()
+    body, content_type = metrics.exposition("")
     assert content_type.startswith("text/plain; version=0.0.4")
     return Scrape.parsed(body.decode())
 
@@ -282,7 +282,7 @@ def families(metrics: Metrics) -> list[Metric]:
 def test_both_formats_say_the_same() -> None:
     metrics = watched(Worker(figures(1)))
     metrics.folded(4, Tally(late=1))
-    body, content_type = metrics.snapshot("application/openmetrics-text; version=1.0.0,text/plain;q=0.5")()
+    body, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0,text/plain;q=0.5")
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     parse: Any = openmetrics.text_string_to_metric_families
     open_metrics = {
