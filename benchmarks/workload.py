@@ -7,11 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from confluent_kafka import Producer
 
 from feedback_app.core.partitioning import partition_of
+from feedback_app.simulation import ZIPF_EXPONENT
 
 PARTITIONS = 8
 WINDOW_MS = 60_000
@@ -54,7 +56,7 @@ Totals = Mapping[tuple[str, int], int]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """*events* ratings of *agents* agents, each as likely as the other, spread evenly over *windows* windows.
+    """*events* ratings of *agents* agents, spread evenly over *windows* windows.
 
     Attributes:
         start: the beginning of the first window, ms since the epoch.
@@ -63,6 +65,7 @@ class Workload:
         partitions: of the topic.
         talkative: each event has a score, tags and a comment, and not the usual mixture.
         tags: the usual mixture has some with tags.
+        skewed: a few agents get most of the ratings, as with ``simulate``; else all are as likely as each other.
     """
 
     events: int
@@ -74,6 +77,7 @@ class Workload:
     partitions: int = PARTITIONS
     talkative: bool = False
     tags: bool = True
+    skewed: bool = False
 
     @classmethod
     def just_over(
@@ -85,11 +89,21 @@ class Workload:
         window_ms: int = WINDOW_MS,
         partitions: int = PARTITIONS,
         talkative: bool = False,
+        skewed: bool = False,
     ) -> Workload:
         """Return a workload that ended so lately that even its ticks are no future, and long enough ago to be due."""
         end = (time.time_ns() // 1_000_000 - WINDOW_MS) // window_ms * window_ms
         start = end - windows * window_ms
-        return cls(events, agents, windows, start, window_ms=window_ms, partitions=partitions, talkative=talkative)
+        return cls(
+            events,
+            agents,
+            windows,
+            start,
+            window_ms=window_ms,
+            partitions=partitions,
+            talkative=talkative,
+            skewed=skewed,
+        )
 
     @property
     def end(self) -> int:
@@ -103,11 +117,12 @@ class Workload:
         keys = [agent.encode() for agent in agents]
         endings = _TALKATIVE if self.talkative else _USUAL if self.tags else _USUAL[:_TAGLESS]
         ratings = ("positive", "positive", "positive", "negative", "neutral")
+        weights = list(accumulate(rank**-ZIPF_EXPONENT for rank in range(1, self.agents + 1))) if self.skewed else None
         window_ms, events, start = self.window_ms, self.events, self.start
         span = self.windows * window_ms
         for first in range(0, events, _CHUNK):
             size = min(_CHUNK, events - first)
-            who = rng.choices(range(self.agents), k=size)
+            who = rng.choices(range(self.agents), cum_weights=weights, k=size)
             rated = rng.choices(ratings, k=size)
             ended = rng.choices(endings, k=size)
             behind = rng.choices(range(_DISORDER_MS), k=size)

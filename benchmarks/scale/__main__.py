@@ -9,6 +9,7 @@ part       what is varied, or asked                             what must hold
 ========== ==================================================== ================================================
 agents     100, 10,000, 1,000,000; nothing closes               an event of the most costs at most 4 times the
                                                                 CPU time of one of the fewest
+skew       the same, a few of them with most of the ratings     the same
 backlog    1, 5, 20 million events
 window     1 s, 1 min, 5 min                                    5 min: peak below 200 MB
 partitions 8, 64
@@ -52,6 +53,7 @@ from benchmarks.services import broker, drop_topics, say
 
 NAMES = (
     "agents",
+    "skew",
     "backlog",
     "window",
     "partitions",
@@ -73,6 +75,7 @@ def parts(bench: Bench, names: Sequence[str], *, quick: bool) -> Iterator[Part]:
     delay = Delay(bench, 200 if quick else 500, 6 if quick else 30, say)
     runs: dict[str, Callable[[], Part]] = {
         "agents": growth.agents,
+        "skew": growth.skew,
         "backlog": growth.backlog,
         "window": growth.window,
         "partitions": growth.partitions,

@@ -72,19 +72,27 @@ class Growth:
         return replace(self._base, name=name)
 
     def agents(self) -> Part:
-        """Vary the agents, all as likely as each other; nothing closes, so that the events alone are compared."""
+        """Vary the agents, all as likely as each other: with the most, nearly every event opens a window."""
+        return self._agents("agents", "agents, nothing closes", skewed=False)
+
+    def skew(self) -> Part:
+        """Vary the agents, where a few of them get most of the ratings."""
+        return self._agents("skew", "agents, some more likely than others", skewed=True)
+
+    def _agents(self, name: str, what: str, *, skewed: bool) -> Part:
+        """Vary the agents; nothing closes, so that the events alone are compared."""
         size = self.size
         points = []
         for agents in (size.few_agents, size.agents, size.many_agents):
-            workload = Workload.just_over(size.events, agents, 1)
-            points.append(self._backlog(f"agents-{agents}", workload, f"{agents:,}", closes=False))
+            workload = Workload.just_over(size.events, agents, 1, skewed=skewed)
+            points.append(self._backlog(f"{name}-{agents}", workload, f"{agents:,}", closes=False))
         bar = Bar(
-            "agents_cpu",
+            f"{name}_cpu",
             f"CPU time an event of {points[-1].name} agents to one of {points[0].name}",
             ratio(points[-1].cpu_us, points[0].cpu_us),
             MOST_CPU_OF_MANY_AGENTS,
         )
-        return Part("agents", "agents, nothing closes", points, [bar])
+        return Part(name, what, points, [bar])
 
     def backlog(self) -> Part:
         """Vary how much lies on the topic."""
