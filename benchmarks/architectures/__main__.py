@@ -16,7 +16,7 @@ kill      the same, and the first instance gets SIGKILL in the middle and is sta
 Wherever nobody is killed, the documents are recounted from the input, by ``feedback_app.verification`` for all four,
 and must hold exactly that.
 
-The last line on stdout is JSON. ``--quick`` takes one rate and one number of agents, and less than five minutes.
+The last line on stdout is JSON. ``--quick`` takes one rate and one number of agents.
 ``--write`` puts the result into docs/migration.md, with
 ``--only`` that part's. Exit code 1: totals were wrong that nothing had disturbed, or ours
 has lost or counted twice; with a whole run also: a bar was not met.
@@ -170,7 +170,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.architectures", description="The four architectures of the migration path."
     )
-    parser.add_argument("--quick", action="store_true", help="one rate, one number of agents; under five minutes")
+    parser.add_argument("--quick", action="store_true", help="one rate, one number of agents")
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="PART", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--broker", metavar="URL", help="a running Kafka, instead of one started here")
     parser.add_argument("--timeout", type=float, default=180, metavar="SECONDS", help="for each wait (%(default)s)")
