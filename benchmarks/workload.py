@@ -7,13 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import NamedTuple
 
 from confluent_kafka import Producer
 
 from feedback_app.core.partitioning import partition_of
-from feedback_app.simulation import ZIPF_EXPONENT
+from feedback_app.simulation import cumulative_weights
 
 PARTITIONS = 8
 WINDOW_MS = 60_000
@@ -117,7 +116,7 @@ class Workload:
         keys = [agent.encode() for agent in agents]
         endings = _TALKATIVE if self.talkative else _USUAL if self.tags else _USUAL[:_TAGLESS]
         ratings = ("positive", "positive", "positive", "negative", "neutral")
-        weights = list(accumulate(rank**-ZIPF_EXPONENT for rank in range(1, self.agents + 1))) if self.skewed else None
+        weights = cumulative_weights(self.agents) if self.skewed else None
         window_ms, events, start = self.window_ms, self.events, self.start
         span = self.windows * window_ms
         for first in range(0, events, _CHUNK):

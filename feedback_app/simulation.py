@@ -69,7 +69,7 @@ class Scenario:
 
 
 #: Popularity falls with the rank to this power; 1.0 to 1.2 is what chat agents, shops and words show.
-ZIPF_EXPONENT = 1.1
+_ZIPF_EXPONENT = 1.1
 _TAGS = ("accurate", "friendly", "fast", "slow", "wrong", "rude", "unclear", "helpful", "too-long", "off-topic")
 _SOME_TAGS = tuple(b',"tags":' + orjson.dumps(tags) for length in (1, 2) for tags in combinations(_TAGS, length))
 _COMMENTS = tuple(
@@ -107,13 +107,19 @@ def simulate(scenario: Scenario, times: Iterable[int]) -> Iterator[SimulatedReco
     return _Traffic(scenario).records(times)
 
 
+def cumulative_weights(agents: int) -> list[float]:
+    """Return how likely each of *agents* is to be rated, the most popular first: summed up, as ``random.choices`` takes
+    it."""
+    return list(accumulate(rank**-_ZIPF_EXPONENT for rank in range(1, agents + 1)))
+
+
 class _Traffic:
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         # Not for secrets, and the same for everybody who uses the same seed.
         self._random = random.Random(scenario.seed)
         self._agents = [self._make_agent(number) for number in range(1, scenario.agents + 1)]
-        self._weights = list(accumulate(rank**-ZIPF_EXPONENT for rank in range(1, scenario.agents + 1)))
+        self._weights = cumulative_weights(scenario.agents)
         #: The highest event time of a counted record sent to each partition.
         self._newest: dict[int, int] = {}
 

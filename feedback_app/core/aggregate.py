@@ -35,7 +35,7 @@ def origin_checksum(seed: int, offset: int) -> int:
 
     The sum over records does not depend on their order, and a record that is missing, or there twice, changes it.
     """
-    return crc32(offset.to_bytes(8, "big"), seed)
+    return crc32(_OFFSET.pack(offset), seed)
 
 
 def origin_checksums(seed: int, offsets: Iterable[int]) -> Iterator[int]:

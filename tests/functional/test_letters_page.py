@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from aiohttp import web
+from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient
 from confluent_kafka import Producer
 
@@ -64,10 +64,14 @@ async def client(ours: Settings, serve: Callable[..., Any]) -> Client:
 
 async def get(client: Client, path: str, status: int = 200) -> Any:
     async with client.get(f"/feedback/dead-letters{path}") as answer:
-        body = await answer.read()
-        assert answer.status == status, body
-        assert answer.content_type == "application/json"
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        return await checked(answer, status)
+
+
+async def checked(answer: ClientResponse, status: int) -> Any:
+    body = await answer.read()
+    assert answer.status == status, body
+    assert answer.content_type == "application/json"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
     return orjson.loads(body)
 
 
@@ -77,7 +81,7 @@ async def patiently(client: Client, path: str) -> Any:
     while True:
         async with client.get(f"/feedback/dead-letters{path}") as answer:
             if answer.status != 503:
-                return await get(client, path)
+                return await checked(answer, 200)
         assert time.monotonic() < deadline
         await asyncio.sleep(0.2)
 
