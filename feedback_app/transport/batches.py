@@ -10,6 +10,7 @@ one of these behaviours changes:
   fetched, for the partitions that are resumed;
 * ``resume_partitions`` is the one way by which Faust lets a partition be read, and ``perform_seek`` the one by which it
   chooses where from;
+* what Faust hands over must not lie before the offset that it finds in ``_read_offset``, if it finds one;
 * aiokafka leaves the group when nothing was fetched for long, and fetches nothing for a paused partition.
 """
 
@@ -178,11 +179,23 @@ def _way(batch: Batch) -> tuple[str, int]:
     return ("batch", id(batch))
 
 
+class _NoOffsets(dict[TP, int | None]):
+    """How far Faust has handed each partition over: it finds that nowhere.
+
+    It notes an offset once a message is handed over. A partition that is sent back meanwhile would then lie behind what
+    is noted, and what is read again be dropped in silence. A partition knows by itself what continues what it has.
+    """
+
+    def __getitem__(self, tp: TP) -> None:
+        return None
+
+
 class BatchConsumer(driver.Consumer):
     """Faust's consumer, whose source partitions are read batch by batch, once they are started."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._read_offset = _NoOffsets()
         self._readings: dict[int, Reading] = {}
         self._fetched: asyncio.Queue[Batch] = asyncio.Queue()
 
@@ -197,7 +210,6 @@ class BatchConsumer(driver.Consumer):
         self._readings[partition] = Reading(
             partition, lambda: open_source(partition, offsets), self._deliver, _liveness_of(self.app)
         )
-        self._read_offset.update({TP(topic, partition): offset for topic, offset in offsets.items()})
         self.resume_partitions({TP(topic, partition) for topic in offsets})
         self._read(self._readings[partition])
 

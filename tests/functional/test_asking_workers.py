@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pytest
@@ -40,7 +40,17 @@ _TOKEN = "open-sesame"
 _ALLOWED = {"Authorization": f"Bearer {_TOKEN}"}
 _PARTITIONS = 4
 _HOSTILE = "[red]agent[/red]\x1b[31m 1"
+_HOME = partition_of(_HOSTILE, _PARTITIONS)
 _QUIET = {"batch_time_ms": 3_600_000, "idle_ms": 3_600_000, "grace_ms": 1_000, "store_items": False}
+
+
+class Workers(NamedTuple):
+    """Two workers, the settings of the first, and when the one agent's events were, in ms."""
+
+    settings: Settings
+    one: WorkerProcess
+    other: WorkerProcess
+    now: int
 
 
 def command(settings: Settings | None, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -54,80 +64,82 @@ def command(settings: Settings | None, *arguments: str, **more: str) -> subproce
 # -- two workers -----------------------------------------------------------------------------------------------------
 
 
-def test_either_of_two_workers_tells_of_all_partitions(
-    embedded_broker: str, settings: MakeSettings, tmp_path: Path
-) -> None:
+@pytest.fixture
+def two_workers(embedded_broker: str, settings: MakeSettings, tmp_path: Path) -> Iterator[Workers]:
+    """Two workers that share the partitions, and one agent's three events counted in the window of this hour."""
     first, second = (settings(embedded_broker, partitions=_PARTITIONS, web_token=_TOKEN, **_QUIET) for _ in range(2))
-    topics = Topics.of(first)
-    ensure_topics(first, topics.specs())
-    now = time.time_ns() // 1_000_000
-    hour = 3_600_000
+    ensure_topics(first, Topics.of(first).specs())
     with (
         WorkerProcess(first, tmp_path / "first.log") as one,
         WorkerProcess(second, tmp_path / "second.log") as other,
     ):
-        assert one.get("/feedback/partitions")[0] == 401
         until(lambda: {row["owner"] for row in ready_rows(one)} == {one.url, other.url})
+        now = time.time_ns() // 1_000_000
         with FeedbackPublisher(first) as publisher:
             for number in range(3):
                 publisher.publish(event(number, _HOSTILE, now))
-        home = partition_of(_HOSTILE, _PARTITIONS)
-        until(lambda: ready_rows(one)[home]["watermark"] is not None)
+        until(lambda: ready_rows(one)[_HOME]["watermark"] is not None)
+        yield Workers(first, one, other, now)
 
-        for worker in (one, other):
-            status, body = worker.get("/feedback/partitions", **_ALLOWED)
-            assert (status, body["unanswered"]) == (200, [])
-            rows = body["partitions"]
-            assert [(row["partition"], row["state"]) for row in rows] == [(n, "ready") for n in range(_PARTITIONS)]
-            counted = rows[home]
-            assert milliseconds(counted["watermark"]) == now - 1_000
-            assert milliseconds(counted["newestOpenEnd"]) == now - now % hour + hour
-            assert milliseconds(counted["silentSince"]) >= now
-            assert counted["offsets"] == {topics.feedback: 3}
-            empty = rows[(home + 1) % _PARTITIONS]
-            assert (empty["watermark"], empty["newestOpenEnd"]) == (None, None)
 
-            # One that is marked as passed on speaks for itself.
-            own = worker.get("/feedback/partitions", **_ALLOWED, **{FORWARDED: "1"})[1]["partitions"]
-            assert {row["owner"] for row in own} == {worker.url}
-            assert 0 < len(own) < _PARTITIONS
+def test_either_of_two_workers_tells_of_all_partitions(two_workers: Workers) -> None:
+    settings, one, other, now = two_workers
+    feedback = Topics.of(settings).feedback
+    hour = 3_600_000
+    assert one.get("/feedback/partitions")[0] == 401
+    for worker in (one, other):
+        status, body = worker.get("/feedback/partitions", **_ALLOWED)
+        assert (status, body["unanswered"]) == (200, [])
+        rows = body["partitions"]
+        assert [(row["partition"], row["state"]) for row in rows] == [(n, "ready") for n in range(_PARTITIONS)]
+        counted = rows[_HOME]
+        assert milliseconds(counted["watermark"]) == now - 1_000
+        assert milliseconds(counted["newestOpenEnd"]) == now - now % hour + hour
+        assert milliseconds(counted["silentSince"]) >= now
+        assert counted["offsets"] == {feedback: 3}
+        empty = rows[(_HOME + 1) % _PARTITIONS]
+        assert (empty["watermark"], empty["newestOpenEnd"]) == (None, None)
 
-            shown = command(first, "windows", "--url", worker.url, "--", _HOSTILE)
-            assert shown.returncode == 0, shown.stderr
-            assert "[red]agent[/red]\\x1b[31m 1" in shown.stdout
-            assert "\x1b[31m" not in shown.stdout
-            assert "5.00" in shown.stdout
-            as_json = command(None, "windows", "--url", worker.url, "--token", _TOKEN, "--json", "--", _HOSTILE)
-            (window,) = orjson.loads(as_json.stdout)["open"]
-            assert (window["agentId"], window["count"]) == (_HOSTILE, 3)
-            nothing = command(first, "windows", "--url", worker.url, "agent-2")
-            assert (nothing.returncode, nothing.stdout.partition(" (")[0]) == (0, "agent agent-2 has no open window")
+        # One that is marked as passed on speaks for itself.
+        own = worker.get("/feedback/partitions", **_ALLOWED, **{FORWARDED: "1"})[1]["partitions"]
+        assert {row["owner"] for row in own} == {worker.url}
+        assert 0 < len(own) < _PARTITIONS
 
-            listed = command(first, "partitions", "--url", worker.url)
-            assert listed.returncode == 0, listed.stderr
-            for url in (one.url, other.url):
-                assert url in listed.stdout
-            assert f"{topics.feedback} 3" in listed.stdout
-            listed_json = command(first, "partitions", "--json", FEEDBACK_WEB_PORT=str(worker.port))
-            assert orjson.loads(listed_json.stdout)["partitions"] == rows
+    listed = command(settings, "partitions", "--url", one.url)
+    assert listed.returncode == 0, listed.stderr
+    for url in (one.url, other.url):
+        assert url in listed.stdout
+    assert f"{feedback} 3" in listed.stdout
+    as_json = command(settings, "partitions", "--json", FEEDBACK_WEB_PORT=str(other.port))
+    assert orjson.loads(as_json.stdout)["partitions"] == rows
 
-        assert_refused(command(None, "partitions", "--url", one.url), "the worker wants its token")
-        assert_refused(command(first, "partitions", "--url", one.url, "--token", "töken"), "the worker wants its token")
 
-        # Nobody has noticed yet that it is gone.
-        theirs = {row["partition"] for row in rows if row["owner"] == other.url}
-        other.kill()
-        began = time.monotonic()
-        gone = command(first, "partitions", "--url", one.url, "--json")
-        assert time.monotonic() - began < 10
-        assert gone.returncode == 1
-        told = orjson.loads(gone.stdout)
-        assert told["unanswered"] == [other.url]
-        assert {row["partition"]: row["state"] for row in told["partitions"]} == {
-            number: "unknown" if number in theirs else "ready" for number in range(_PARTITIONS)
-        }
-        assert f"{other.url} did not answer" in command(first, "partitions", "--url", one.url).stdout
-    assert_refused(command(first, "windows", "a", "--url", one.url), "no answer")
+def test_either_of_two_workers_tells_of_an_agents_windows(two_workers: Workers) -> None:
+    settings, one, other, _ = two_workers
+    shown = command(settings, "windows", "--url", one.url, "--", _HOSTILE)
+    assert shown.returncode == 0, shown.stderr
+    assert "[red]agent[/red]\\x1b[31m 1" in shown.stdout
+    assert "\x1b[31m" not in shown.stdout
+    assert "5.00" in shown.stdout
+    as_json = command(None, "windows", "--url", other.url, "--token", _TOKEN, "--json", "--", _HOSTILE)
+    (window,) = orjson.loads(as_json.stdout)["open"]
+    assert (window["agentId"], window["count"]) == (_HOSTILE, 3)
+    nothing = command(settings, "windows", "--url", one.url, "agent-2")
+    assert (nothing.returncode, nothing.stdout.partition(" (")[0]) == (0, "agent agent-2 has no open window")
+
+
+def test_a_worker_that_nobody_has_missed_yet_is_named(two_workers: Workers) -> None:
+    settings, one, other, _ = two_workers
+    theirs = {row["partition"] for row in ready_rows(one) if row["owner"] == other.url}
+    other.kill()
+    gone = command(settings, "partitions", "--url", one.url, "--json")
+    assert gone.returncode == 1
+    told = orjson.loads(gone.stdout)
+    assert told["unanswered"] == [other.url]
+    assert {row["partition"]: row["state"] for row in told["partitions"]} == {
+        number: "unknown" if number in theirs else "ready" for number in range(_PARTITIONS)
+    }
+    assert f"{other.url} did not answer" in command(settings, "partitions", "--url", one.url).stdout
 
 
 def ready_rows(worker: WorkerProcess) -> list[dict[str, Any]]:
@@ -327,6 +339,12 @@ def answering(status: int, body: bytes, **headers: str) -> Iterator[tuple[str, l
 def test_an_answer_that_is_none_is_told_in_one_line(status: int, body: bytes, reason: str) -> None:
     with answering(status, body) as (url, _):
         assert_refused(command(None, "partitions", "--url", url, "--token", _TOKEN), reason)
+
+
+def test_a_token_outside_ascii_is_refused_like_any_other() -> None:
+    with answering(401, b"") as (url, heard):
+        assert_refused(command(None, "partitions", "--url", url, "--token", "töken"), "the worker wants its token")
+    assert heard == ["/feedback/partitions"]
 
 
 def test_the_commands_follow_no_redirect() -> None:
