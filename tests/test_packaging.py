@@ -20,8 +20,6 @@ import pytest
 _ROOT = Path(__file__).parents[1]
 _PACKAGES = ["feedback_app", "agents", "tables"]
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def _run(*command: str | Path, cwd: Path) -> str:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FEEDBACK_"))}

@@ -41,8 +41,6 @@ from feedback_app.settings import Settings
 from feedback_app.topics import Topics
 from feedback_app.verification.reading import TopicReader
 
-pytestmark = pytest.mark.timeout(300)
-
 PARTITIONS = 3
 NOW = time.time_ns() // 1_000_000
 REPAIR = ".score = 5"

@@ -35,7 +35,7 @@ from feedback_app.topics import Topics
 from feedback_app.verification.reading import TopicReader
 from tests.services.workers import until
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.slow, pytest.mark.usefixtures("redis_url")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("redis_url")]
 
 _SETTINGS: dict[str, Any] = {
     "partitions": 2,

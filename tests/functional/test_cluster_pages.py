@@ -82,7 +82,6 @@ def rate(settings: Settings, counts: dict[str, tuple[int, int, int]], timestamp:
 # -- the cluster -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(240)
 def test_any_worker_tells_of_the_cluster_and_of_one_that_is_gone(
     embedded_broker: str, settings: MakeSettings, tmp_path: Path
 ) -> None:
@@ -201,7 +200,6 @@ def wait_for_silence(one: WorkerProcess, other: WorkerProcess, theirs: set[int])
     return longest
 
 
-@pytest.mark.timeout(240)
 def test_of_three_workers_whichever_is_asked_answers_for_every_agent(
     embedded_broker: str, settings: MakeSettings, tmp_path: Path
 ) -> None:
@@ -334,7 +332,6 @@ def test_recent_windows_come_page_by_page(
     assert len(worker.get("/feedback/agents/agent-2")[1]["recent"]) == 1
 
 
-@pytest.mark.timeout(240)
 def test_a_database_that_is_away_is_told_and_what_is_open_too(
     embedded_broker: str, settings: MakeSettings, start_worker: StartWorker, tmp_path: Path
 ) -> None:

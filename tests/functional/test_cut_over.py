@@ -23,7 +23,7 @@ from feedback_app.topics import Topics
 from feedback_app.verification.reading import TopicReader
 from tests.services.workers import StartWorker, until
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 _SETTINGS: dict[str, Any] = {
     "partitions": 2,

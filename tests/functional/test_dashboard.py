@@ -29,8 +29,6 @@ from feedback_app.topics import Topics
 from tests.services.browser import FAILED_REQUEST, PATIENCE_MS, Tabs
 from tests.services.workers import QUIET, SHORT_WINDOWS, StartWorker, until
 
-pytestmark = pytest.mark.timeout(300)
-
 MakeSettings = Callable[..., Settings]
 
 _IMAGE = "<img src=x onerror=alert(1)>"

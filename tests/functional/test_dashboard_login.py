@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import quote
 
-import pytest
 from playwright.sync_api import expect
 
 from feedback_app.settings import Settings
@@ -18,7 +17,6 @@ _AGENT = "<img src=x onerror=alert(1)>"
 expect.set_options(timeout=PATIENCE_MS)
 
 
-@pytest.mark.timeout(300)
 def test_a_login_leads_to_the_page_that_was_wanted_and_a_logout_away(
     embedded_broker: str, settings: Callable[..., Settings], start_worker: StartWorker, tabs: Tabs
 ) -> None:

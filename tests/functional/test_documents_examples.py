@@ -101,7 +101,6 @@ def test_there_are_examples() -> None:
     assert len(list(spans())) >= 50
 
 
-@pytest.mark.timeout(300)  # each command of a block is a program that has to start
 @pytest.mark.parametrize("block", list(blocks()), ids=str)
 def test_a_block_works(block: Example, request: pytest.FixtureRequest) -> None:
     checks: dict[str, Callable[[Example, pytest.FixtureRequest], None]] = {
@@ -239,7 +238,6 @@ def test_a_command_that_is_named_could_be_typed(document: str) -> None:
             pytest.fail(f"{span}: {span.text}: {error}")
 
 
-@pytest.mark.timeout(300)  # all commands are asked what they take
 def test_an_option_that_is_named_is_one_of_a_command() -> None:
     for span in filter(is_option, spans()):
         try:
@@ -257,7 +255,6 @@ def is_message(span: Example) -> bool:
     return re.match(r"FEEDBACK_\w+=\S*\.\.\.", span.text) is not None
 
 
-@pytest.mark.timeout(300)
 def test_the_commands_in_the_readme_work(start_site: Callable[[], Site]) -> None:
     """Those of the table, in its order, and with the words that it has; the worker runs already."""
     table = re.findall(r"^\| `(faust -A feedback_app (\S+)[^`]*)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)

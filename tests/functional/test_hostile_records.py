@@ -55,7 +55,6 @@ def sender() -> Iterator[Callable[[Settings], Producer]]:
         yield make
 
 
-@pytest.mark.timeout(300)
 def test_every_nasty_is_sent_to_a_worker(
     embedded_broker: str,
     settings: MakeSettings,
@@ -86,7 +85,6 @@ def test_every_nasty_is_sent_to_a_worker(
 
 
 # One worker, two partitions; ``at home`` and ``misplaced`` is where a record was sent.
-@pytest.mark.timeout(300)
 def test_records_that_are_too_large_once_decompressed(
     kafka: str,
     settings: MakeSettings,
@@ -167,7 +165,6 @@ def test_a_batch_that_decompresses_to_too_much_is_told_and_what_follows_it_can_b
     assert fetched(1) == [b"{}"]
 
 
-@pytest.mark.timeout(300)
 async def test_headers_that_can_not_be_read(kafka: str, settings: MakeSettings, start_worker: StartWorker) -> None:
     """A header's name that is not UTF-8 makes the binding raise, and then hand out what kills the process."""
     ours = settings(kafka, **_SETTINGS, store_items=False)

@@ -17,8 +17,6 @@ from feedback_app.settings import Settings
 from tests.functional.test_worker import event, open_count
 from tests.services.workers import until
 
-pytestmark = pytest.mark.timeout(240)
-
 MakeSettings = Callable[..., Settings]
 StartWorker = Callable[..., WorkerProcess]
 

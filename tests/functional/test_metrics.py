@@ -195,7 +195,6 @@ def test_the_lag_grows_also_while_nothing_is_fetched(
     assert Scrape.of(worker).total("feedback_mongodb_operations_total", collection="items", operation="insert") == 12
 
 
-@pytest.mark.timeout(180)
 def test_a_partition_s_gauges_go_with_it_and_counters_stay(
     embedded_broker: str, settings: MakeSettings, start_worker: StartWorker
 ) -> None:

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.embedded.worker import WorkerProcess
 from feedback_app.provisioning import ensure_topics
@@ -25,8 +23,6 @@ from feedback_app.topics import Topics
 from feedback_app.traffic import Traffic, paced, scenario, send, spread
 from feedback_app.verification import verify
 from tests.services.workers import StartWorker, partitions_of, until
-
-pytestmark = pytest.mark.timeout(300)
 
 _PACE = 4_000
 _SETTINGS = {

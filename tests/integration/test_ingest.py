@@ -15,7 +15,6 @@ from itertools import count
 from typing import Any
 
 import orjson
-import pytest
 
 from feedback_app.embedded.worker import WorkerProcess
 from feedback_app.settings import Settings
@@ -23,8 +22,6 @@ from feedback_app.topics import Topics
 from feedback_app.verification.reading import TopicReader
 from tests.services.kafka import ApacheKafka
 from tests.services.workers import StartWorker, terminate, until
-
-pytestmark = pytest.mark.timeout(300)
 
 MakeSettings = Callable[..., Settings]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pytest
 from confluent_kafka import Producer
 
 from feedback_app.connections import librdkafka_config
@@ -26,8 +25,6 @@ from feedback_app.topics import Topics
 from feedback_app.verification import verify
 from feedback_app.verification.differences import Verdict
 from feedback_app.verification.reading import TopicReader
-
-pytestmark = pytest.mark.timeout(300)
 
 _SETTINGS = {
     "partitions": 3,

@@ -52,7 +52,6 @@ def _environment(settings: Settings) -> dict[str, str]:
     return {**dict(environment(settings)), "TABLE_CLEANUP_INTERVAL": str(_CLEANUP_SECONDS)}
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.slow
 def test_stock_table_counts_everything_and_never_closes_most_of_it(
     configured: Settings, given: tuple[Job, Totals], tmp_path: Path
@@ -72,7 +71,6 @@ def test_stock_table_counts_everything_and_never_closes_most_of_it(
     assert verdict.missing > verdict.due // 2, verdict
 
 
-@pytest.mark.timeout(240)
 def test_our_table_closes_every_window_exactly_once(
     configured: Settings, given: tuple[Job, Totals], tmp_path: Path
 ) -> None:

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import Settings
@@ -19,8 +17,6 @@ from feedback_app.verification import verify
 from feedback_app.verification.reading import TopicReader
 from tests.services.kafka import ApacheKafka
 from tests.services.workers import STOPS_WITHIN_S, StartWorker, terminate, until
-
-pytestmark = pytest.mark.timeout(300)
 
 MakeSettings = Callable[..., Settings]
 

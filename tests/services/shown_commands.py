@@ -5,6 +5,7 @@ It is for what takes engines, clusters or hours, and for commands in the middle 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -21,7 +22,7 @@ from feedback_app.settings import PREFIX, Settings, load_settings
 from tests.services.examples import ROOT, assignments
 
 _KUBERNETES = ROOT / "deploy" / "kubernetes"
-_FAUST = (sys.executable, "-m", "faust", "-A", "feedback_app")
+_DEMO = (sys.executable, "-m", "feedback_app", "demo")
 #: Programs that a make target ends in, as ``make --dry-run`` shows them.
 _RECIPE = re.compile(r"\.venv/bin/(?:python -m )?(?P<program>[\w.-]+)")
 #: Written to disk by a setting, and not here.
@@ -66,22 +67,10 @@ def check_option(text: str) -> None:
 
 def _faust(words: list[str]) -> None:
     assert words[:2] == ["-A", "feedback_app"]
-    path = _subcommand(words[2:])
+    known = _faust_help()
+    path = next(tuple(words[2:end]) for end in (4, 3, 2) if tuple(words[2:end]) in known)
     assert path or words[2:] in ([], ["command"]), f"no command {words[2:3]}"
-    check_options(words[2:], _help(*_FAUST, *path, "--help"))
-
-
-def _subcommand(words: Sequence[str]) -> list[str]:
-    """Return the words that name a command, or a command of a group."""
-    path: list[str] = []
-    while len(path) < len(words):
-        listed = re.findall(r"^  ([a-z][\w-]*)(?:  |$)", _help(*_FAUST, *path, "--help"), re.MULTILINE)
-        if words[len(path)] not in listed:
-            break
-        path.append(words[len(path)])
-        if path[-1] != "dead-letters":
-            break
-    return path
+    check_options(words[2:], known[path])
 
 
 def _feedback_app(words: list[str]) -> None:
@@ -112,7 +101,7 @@ def _make_recipe(target: str) -> str:
 
 def _program_help(program: str) -> str:
     if program == "feedback-app":
-        return _help(sys.executable, "-m", "feedback_app", "demo", "--help")
+        return _help(*_DEMO, "--help")
     if program == "tests.fuzz.decoder":  # needs an extra: what it takes stands in its source
         return (ROOT / "tests" / "fuzz" / "decoder.py").read_text(encoding="utf-8")
     return _help(sys.executable, "-m", program, "--help")
@@ -227,17 +216,37 @@ def _help(*command: str) -> str:
     return done.stdout
 
 
+#: Prints the help of the commands on the application, and of those in their groups: each in a process of its own would
+#: take two seconds.
+_PRINT_HELP = """
+import json, sys
+sys.argv = ["faust", "-A", "feedback_app"]
+from faust.cli.faust import cli
+
+def texts(path, command, parent):
+    context = command.context_class(command, info_name=path[-1] if path else "faust", parent=parent)
+    yield path, command.get_help(context)
+    for name in getattr(command, "list_commands", lambda context: [])(context):
+        yield from texts([*path, name], command.get_command(context, name), context)
+
+cli.make_context("faust", sys.argv[1:], resilient_parsing=True)
+print(json.dumps(list(texts([], cli, None))))
+"""
+
+
+@cache
+def _faust_help() -> Mapping[tuple[str, ...], str]:
+    """Return what each command on the application says of itself, by its words; the application itself has none."""
+    told = json.loads(_help(sys.executable, "-c", _PRINT_HELP))
+    return {tuple(path): text for path, text in told}
+
+
 @cache
 def _all_help() -> str:
     """Return what all commands of ours say of themselves."""
-    listed = re.findall(r"^  ([a-z][\w-]*)(?:  |$)", _help(*_FAUST, "--help"), re.MULTILINE)
-    ours = ["worker", "simulate", "verify", "windows", "partitions", "forget", "topics"]
-    assert {*ours, "dead-letters"} <= set(listed)
-    programs = [
-        *((*_FAUST, name, "--help") for name in ours),
-        *((*_FAUST, "dead-letters", name, "--help") for name in ("list", "replay")),
-        *((sys.executable, "-m", name, "--help") for name in ("mypy", "tests.chaos", "benchmarks.compare")),
-        *((sys.executable, "-m", name, "--help") for name in ("benchmarks.scale", "benchmarks.memory")),
-        (sys.executable, "-m", "feedback_app", "demo", "--help"),
-    ]
-    return "\n".join(_help(*program) for program in programs)
+    ours = ("worker", "simulate", "verify", "windows", "partitions", "forget", "topics")
+    letters = ("dead-letters list", "dead-letters replay")
+    modules = ("mypy", "tests.chaos", "benchmarks.compare", "benchmarks.scale", "benchmarks.memory")
+    programs = [*((sys.executable, "-m", name, "--help") for name in modules), (*_DEMO, "--help")]
+    told = [_faust_help()[tuple(name.split())] for name in (*ours, *letters)]
+    return "\n".join([*told, *(_help(*program) for program in programs)])
