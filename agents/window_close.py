@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from agents.pace import Pace
 from feedback_app.closing import CloseRules, DueWindow, bulks, plan, settle
 from feedback_app.core.clock import Clock
 from feedback_app.core.state import window_of
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 #: How often a partition looks for due windows: one seek in RocksDB.
 _LOOK_S: Final = 0.2
+#: Windows whose documents are built in one slice: some milliseconds.
+_SLICE: Final = 250
 #: A document that is refused, or ahead, is tried again after this, doubled each time.
 _FIRST_HOLD_S: Final = 1.0
 _LONGEST_HOLD_S: Final = 300.0
@@ -53,6 +56,7 @@ class Closer:
     lateness: Lateness
     idle_ms: int
     batch_size: int
+    pace: Pace
     meter: Meter
     tracer: Tracer = NO_TRACER
 
@@ -92,7 +96,11 @@ class Closer:
         taken = owned.state.take_due(self.batch_size)
         full = len(taken) == self.batch_size
         owned.schedule.taken(sum(key not in held for key, _ in taken), more=full)
-        windows = plan((key, value) for key, value in taken if not held.holds(key))
+        due = [(key, value) for key, value in taken if not held.holds(key)]
+        windows: list[DueWindow] = []
+        for start in range(0, len(due), _SLICE):
+            async with self.pace.slice():
+                windows += plan(due[start : start + _SLICE])
         # Each partition looks several times a second: where nothing is due there is nothing to trace.
         tracer: Tracer = self.tracer if windows else NO_TRACER
         with tracer.span("close", follows=owned.last_fold, partition=rules.partition, windows=len(windows)) as span:
@@ -120,7 +128,8 @@ class Closer:
         owned.turn_wanted = full
         async with owned.turn:
             owned.turn_wanted = False
-            transaction = settle(owned.state, stored, owned.state.take_expired(self.batch_size), rules)
+            async with self.pace.slice():
+                transaction = settle(owned.state, stored, owned.state.take_expired(self.batch_size), rules)
             if transaction is None:
                 return False
             await self._commit(owned, transaction)

@@ -20,6 +20,7 @@ from mode import Service
 
 from agents import feedback as feedback_agent
 from agents.feedback import Folder
+from agents.pace import Pace
 from agents.survey import survey
 from agents.window_close import Closer
 from feedback_app import __version__
@@ -349,7 +350,8 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
     """Say what runs on each partition that the worker owns."""
     lateness = Lateness(settings.grace_ms, settings.retention_ms)
     partition_of = partitioner(topics.partitions)
-    folder = Folder(app.windows, app.sink, clock, app.health, app.metrics, app.tracing)
+    pace = Pace()
+    folder = Folder(app.windows, app.sink, clock, app.health, pace, app.metrics, app.tracing)
     closer = Closer(
         app.windows,
         app.sink,
@@ -358,6 +360,7 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
         lateness,
         settings.idle_ms,
         settings.batch_size,
+        pace,
         app.metrics,
         app.tracing,
     )

@@ -12,6 +12,7 @@ import pytest
 
 from agents import feedback
 from agents.feedback import Folder
+from agents.pace import Pace
 from feedback_app.core.clock import SystemClock
 from feedback_app.core.state import PartitionRecord
 from feedback_app.core.transaction import Transaction
@@ -107,7 +108,7 @@ def batches(*sizes: int) -> list[Batch]:
 async def run(owned: Owned, until: Sequence[int], table: Table | None = None) -> Table:
     """Let a folder work until *until* was committed."""
     table = table or Table(owned)
-    folder = Folder(cast(Any, table), CountingSink(), SystemClock(), Health(), NO_METER)
+    folder = Folder(cast(Any, table), CountingSink(), SystemClock(), Health(), Pace(), NO_METER)
     task = asyncio.create_task(folder.run(cast(Any, owned), RULES))
     try:
         async with asyncio.timeout(10):
@@ -158,7 +159,7 @@ async def test_batches_that_come_one_by_one_are_not_waited_for_for_ever(monkeypa
     monkeypatch.setattr(feedback, "_FOLD_RECORDS", 1_000)
     first, *others = batches(*[10] * 40)
     owned = Owned(first)
-    folder = Folder(cast(Any, Table(owned, others)), CountingSink(), SystemClock(), Health(), NO_METER)
+    folder = Folder(cast(Any, Table(owned, others)), CountingSink(), SystemClock(), Health(), Pace(), NO_METER)
     task = asyncio.create_task(folder.run(cast(Any, owned), RULES))
     try:
         async with asyncio.timeout(10):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, Metric
 from prometheus_client.openmetrics import parser as openmetrics
 
+from agents.pace import Pace
 from agents.window_close import Closer
 from feedback_app.closing import CloseRules, DueWindow, plan
 from feedback_app.core.aggregate import Aggregate
@@ -408,7 +409,7 @@ async def test_a_window_that_waits_by_itself_is_the_owner_s_alone(tmp_path: Path
     owned: Any = Owned(store)
     health = Health()
     sink: Any = AheadSink()
-    closer = Closer(owned, sink, ManualClock(_NOW), health, Lateness(0, 0), 1 << 40, 10, NO_METER)
+    closer = Closer(owned, sink, ManualClock(_NOW), health, Lateness(0, 0), 1 << 40, 10, Pace(), NO_METER)
     rules = CloseRules(partition=0, aggregates_topic="a", joint_events=False, split_by_agent=False)
     task = asyncio.create_task(closer.run(owned, rules))
     async with asyncio.timeout(10):

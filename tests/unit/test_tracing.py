@@ -20,6 +20,7 @@ from opentelemetry.trace import StatusCode
 
 import tables.partition
 from agents.feedback import Folder
+from agents.pace import Pace
 from agents.window_close import Closer
 from feedback_app import factory, retry, telemetry
 from feedback_app.closing import CloseRules
@@ -151,7 +152,7 @@ async def fold(traces: Traces, *, aborts: int = 0, failures: int = 0) -> folding
     owned = folding.Owned(batch, aborts=aborts)
     table = Table(owned, again=[batch])
     rules = FoldRules(0, lambda agent_id: 0, folding.TOPICS, _SIZE, Lateness(0, _SIZE), 1 << 60, keep_items=True)
-    folder = Folder(cast(Any, table), Unavailable(failures), SystemClock(), Health(), NO_METER, traces.tracer)
+    folder = Folder(cast(Any, table), Unavailable(failures), SystemClock(), Health(), Pace(), NO_METER, traces.tracer)
     task = asyncio.create_task(folder.run(cast(Any, owned), rules))
     async with asyncio.timeout(10):
         await owned.first_commit.wait()
@@ -231,7 +232,7 @@ async def close(folder: Path, traces: Traces, *agents: str, split: bool = False,
     store = PartitionStore(folder)
     owned: Any = Owned(store, traces.tracer, *agents)
     closer = Closer(
-        owned, Unavailable(failures), ManualClock(0), Health(), Lateness(0, 0), 1 << 40, 100, NO_METER, traces.tracer
+        owned, Unavailable(failures), ManualClock(0), Health(), Lateness(0, 0), 1 << 40, 100, Pace(), NO_METER, traces.tracer
     )
     rules = CloseRules(partition=3, aggregates_topic="a", joint_events=False, split_by_agent=split)
     task = asyncio.create_task(closer.run(owned, rules))
