@@ -232,7 +232,16 @@ async def close(folder: Path, traces: Traces, *agents: str, split: bool = False,
     store = PartitionStore(folder)
     owned: Any = Owned(store, traces.tracer, *agents)
     closer = Closer(
-        owned, Unavailable(failures), ManualClock(0), Health(), Lateness(0, 0), 1 << 40, 100, Pace(), NO_METER, traces.tracer
+        owned,
+        Unavailable(failures),
+        ManualClock(0),
+        Health(),
+        Lateness(0, 0),
+        1 << 40,
+        100,
+        Pace(),
+        NO_METER,
+        traces.tracer,
     )
     rules = CloseRules(partition=3, aggregates_topic="a", joint_events=False, split_by_agent=split)
     task = asyncio.create_task(closer.run(owned, rules))
