@@ -31,8 +31,8 @@ from tables.partition import OwnedPartition
 
 logger = logging.getLogger(__name__)
 
-#: Records decoded and folded in one slice: some milliseconds. It is also what fits into a core's cache: decoding a whole
-#: batch first, and folding it then, cost a sixth more.
+#: Records decoded and folded in one slice: some milliseconds. It is also what fits into a core's cache: decoding a
+#: whole batch first, and folding it then, cost a sixth more.
 SLICE: Final = 1_000
 #: A fold that has taken so many records is committed.
 _FOLD_RECORDS: Final = 25_000
