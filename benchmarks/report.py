@@ -146,13 +146,18 @@ def draw(comparison: Comparison, path: Path) -> None:
         drawing.savefig(path, format="svg", metadata={"Date": None})
 
 
+def block(name: str) -> tuple[str, str]:
+    """Return the two comments that a block of that name stands between."""
+    return f"<!-- {name}: made by a command, not by hand -->", f"<!-- end of {name} -->"
+
+
 def replace_block(page: Path, name: str, content: str) -> None:
     """Put *content* between the two comments on *page* that name the block.
 
     Raises:
         ValueError: they are not there.
     """
-    begin, end = f"<!-- {name}: made by a command, not by hand -->", f"<!-- end of {name} -->"
+    begin, end = block(name)
     before, found, rest = page.read_text().partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:

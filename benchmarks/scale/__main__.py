@@ -26,7 +26,8 @@ Clocks and checks are those of ``benchmarks.compare``; items, restore, delay, pr
 modules.
 
 The last line on stdout is JSON: the parts, and ``holds`` for each bar. ``--write`` puts tables and charts into
-docs/performance.md, and what follows from them into docs/scaling.md. Exit code 1: something was not right, or, without
+docs/performance.md, and what follows from them into docs/scaling.md; parts that compare nothing with another part
+can be run, and written, by themselves: ``--only probes --write``. Exit code 1: something was not right, or, without
 ``--quick``, a bar was not met.
 """
 
@@ -66,6 +67,9 @@ NAMES = (
     "watched",
 )
 
+#: What compares nothing with what another part has measured, so that it can be measured anew by itself.
+ALONE = ("skew", "items", "restore", "delay", "probes", "watched")
+
 
 def parts(bench: Bench, names: Sequence[str], *, quick: bool) -> Iterator[Part]:
     """Run the parts of those names."""
@@ -101,10 +105,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--broker", metavar="URL", help="a running Kafka, instead of one started here")
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for each wait (%(default)s)")
-    parser.add_argument("--write", action="store_true", help="put the result into docs; only of a whole run")
+    parser.add_argument(
+        "--write", action="store_true", help=f"put the result into docs; of single parts only {', '.join(ALONE)}"
+    )
     parsed = parser.parse_args(arguments)
-    if parsed.write and parsed.only:
-        parser.error("--write needs all parts, of one run: only ratios from one run mean anything")
+    if parsed.write and (others := [name for name in parsed.only or () if name not in ALONE]):
+        parser.error(f"--write takes {', '.join(others)} from a run of all parts only: they share its base point")
     return parsed
 
 
@@ -124,7 +130,7 @@ def main() -> int:
                 drop_topics(servers, prefix)
     told = result(measured, quick=arguments.quick)
     if arguments.write:
-        pages.write(measured, told)
+        (pages.write_parts if arguments.only else pages.write)(measured, told)
     print(json.dumps(told))
     right = all(part.right for part in measured)
     return 0 if right and (arguments.quick or all_hold(measured)) else 1

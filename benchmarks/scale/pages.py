@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks.report import DOCS, machine, replace_block, versions
+from benchmarks.report import DOCS, block, machine, replace_block, versions
 from benchmarks.scale import planning
 from benchmarks.scale.results import Part
 
@@ -28,11 +28,36 @@ def write(measured: Sequence[Part], result: Mapping[str, Any], docs: Path = DOCS
     """Put a whole run into docs/performance.md and docs/scaling.md, and its figures beside them."""
     figures = docs / "figures"
     figures.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine(), "versions": versions(), **_dated(result)}
+    _write_figures(content, docs)
+    replace_block(docs / "performance.md", "scale", "\n".join(_page(measured, content)))
+
+
+def write_parts(measured: Sequence[Part], result: Mapping[str, Any], docs: Path = DOCS) -> None:
+    """Put parts that were run by themselves in the place of what the whole run had of them.
+
+    Raises:
+        ValueError: the whole run was another machine's, or of other versions, or a small one where this is none.
+    """
+    content = json.loads((docs / "figures" / "scale.json").read_text())
+    same = {"machine": machine(), "versions": versions(), "quick": result["quick"]}
+    if other := [name for name, value in same.items() if content[name] != value]:
+        raise ValueError(f"the whole run had another {', '.join(other)}: run it again")
+    for name, figures in _dated(result).items():
+        content[name] = content[name] | figures if isinstance(figures, Mapping) else figures
+    _write_figures(content, docs)
+    for part in measured:
+        replace_block(docs / "performance.md", _name(part), "\n".join(_table(part, content)))
+
+
+def _dated(result: Mapping[str, Any]) -> dict[str, Any]:
     at = datetime.now(UTC).date().isoformat()
-    content = {"machine": machine(), "versions": versions(), "at": at, **result}
-    (figures / "scale.json").write_text(json.dumps(content, indent=2) + "\n")
-    draw(charts(content["parts"]), figures / "scale.svg")
-    replace_block(docs / "performance.md", "scale", "\n".join(_tables(measured, content)))
+    return {**result, "parts": {name: {"at": at, **part} for name, part in result["parts"].items()}}
+
+
+def _write_figures(content: Mapping[str, Any], docs: Path) -> None:
+    (docs / "figures" / "scale.json").write_text(json.dumps(content, indent=2) + "\n")
+    draw(charts(content["parts"]), docs / "figures" / "scale.svg")
     write_plan(docs)
 
 
@@ -62,6 +87,7 @@ def charts(parts: Mapping[str, Any]) -> list[Chart]:
     answers = [(row["name"], row["delay"]["p99_ms"]) for row in parts["probes"]["rows"]]
     return [
         Chart("agents", "CPU µs/event, by agents", rows("agents", "cpu_us")),
+        Chart("skew", "CPU µs/event, by agents, some more likely", rows("skew", "cpu_us")),
         Chart("backlog", "peak MB, by backlog", rows("backlog", "peak_mb")),
         Chart("window", "peak MB, by window", rows("window", "peak_mb")),
         Chart("partitions", "CPU µs/event, by partitions", rows("partitions", "cpu_us")),
@@ -101,12 +127,22 @@ def draw(drawn: Sequence[Chart], path: Path) -> None:
         drawing.savefig(path, format="svg", metadata={"Date": None})
 
 
-def _tables(measured: Sequence[Part], content: Mapping[str, Any]) -> Iterator[str]:
+def _page(measured: Sequence[Part], content: Mapping[str, Any]) -> Iterator[str]:
     where = content["machine"]
     how = "`make bench-scale ARGS=--quick`" if content["quick"] else "`make bench-scale`"
-    yield f"{how}, {content['at']}; {where['cores']} cores ({where['architecture']}), the broker beside the worker."
+    yield f"{how}; {where['cores']} cores ({where['architecture']}), the broker beside the worker."
     yield ""
     yield "![each part as a small chart](figures/scale.svg)"
     yield ""
     for part in measured:
-        yield from part.markdown()
+        begin, end = block(_name(part))
+        yield from (begin, *_table(part, content), end, "")
+
+
+def _name(part: Part) -> str:
+    return f"scale/{part.name}"
+
+
+def _table(part: Part, content: Mapping[str, Any]) -> Iterator[str]:
+    yield from part.markdown()
+    yield f"Measured on {content['parts'][part.name]['at']}."

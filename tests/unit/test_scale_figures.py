@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.bench import Point
+from benchmarks.report import DOCS, block, machine, versions
+from benchmarks.scale import pages
+from benchmarks.scale.__main__ import ALONE, NAMES, parse
 from benchmarks.scale.planning import DEMANDS, Measured, lines, plan
-from benchmarks.scale.results import Bar, Part, Spread
+from benchmarks.scale.probes import Answers
+from benchmarks.scale.results import Bar, Part, Spread, result
 
 _MEASURED = Measured(
     cores=0.5,
@@ -100,3 +108,76 @@ def test_without_a_part_there_is_no_plan() -> None:
     measured = Measured.of({"backlog": failed, "agents": failed, "restore": failed}, None)
     assert measured is None
     assert list(lines(measured)) == ["A part that this is worked out from has failed."]
+
+
+# -- what a run puts into the documents ------------------------------------------------------------------------------
+
+_PROBES = Part("probes", "pages", [Answers("/health/live", Spread(7, 12.0, 34.0))], [Bar("live_p99_ms", "it", 34, 200)])
+
+
+@pytest.fixture
+def docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Our documents, as if this machine had measured what they say."""
+    monkeypatch.setattr(pages, "draw", lambda charts, path: None)
+    copied = shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("*.png", "*.svg"))
+    put(copied, machine=machine(), versions=versions())
+    return copied
+
+
+def recorded(docs: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((docs / "figures" / "scale.json").read_text())
+    return content
+
+
+def put(docs: Path, **more: Any) -> None:
+    (docs / "figures" / "scale.json").write_text(json.dumps(recorded(docs) | more))
+
+
+def blocks(docs: Path) -> dict[str, str]:
+    """Return what the page says of each part."""
+    page = (docs / "performance.md").read_text()
+    found = {}
+    for name in NAMES:
+        begin, end = block(f"scale/{name}")
+        assert page.count(begin) == page.count(end) == 1
+        found[name] = page.partition(begin)[2].partition(end)[0]
+    return found
+
+
+def test_a_part_that_was_run_by_itself_takes_the_place_of_its_own_figures_only(docs: Path) -> None:
+    said, figures = blocks(docs), recorded(docs)
+    pages.write_parts([_PROBES], result([_PROBES], quick=False), docs)
+    now = blocks(docs)
+    assert [name for name in NAMES if now[name] != said[name]] == ["probes"]
+    assert "| /health/live | 7 | 12.0 | 34.0 |" in now["probes"]
+    after = recorded(docs)
+    assert after["parts"].pop("probes")["rows"][0]["delay"]["p99_ms"] == 34
+    assert figures["parts"].pop("probes")["rows"][0]["delay"]["p99_ms"] != 34
+    assert after["holds"].pop("live_p99_ms") is True
+    figures["holds"].pop("live_p99_ms")
+    assert after == figures
+
+
+@pytest.mark.parametrize(("name", "value"), [("machine", {"cores": 99}), ("versions", {}), ("quick", True)])
+def test_a_part_is_not_mixed_with_figures_that_it_can_not_be_compared_with(docs: Path, name: str, value: Any) -> None:
+    put(docs, **{name: value})
+    with pytest.raises(ValueError, match=name):
+        pages.write_parts([_PROBES], result([_PROBES], quick=False), docs)
+
+
+def test_what_shares_the_base_point_is_written_as_a_whole_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(["--write", "--only", *ALONE]).write
+    for name in set(NAMES) - set(ALONE):
+        with pytest.raises(SystemExit):
+            parse(["--write", "--only", "probes", name])
+        assert f"--write takes {name} from a run of all parts only" in capsys.readouterr().err
+
+
+def test_a_whole_run_leaves_a_place_for_each_part(docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "charts", lambda parts: [])
+    monkeypatch.setattr(pages, "write_plan", lambda docs: None)
+    small = [replace(_PROBES, name=name) for name in NAMES]
+    pages.write(small, result(small, quick=False), docs)
+    assert len(set(blocks(docs).values())) == 1
+    pages.write_parts([_PROBES], result([_PROBES], quick=False), docs)
+    assert len(set(blocks(docs).values())) == 1
