@@ -74,7 +74,7 @@ ALONE = ("skew", "items", "restore", "delay", "probes", "watched")
 def parts(bench: Bench, names: Sequence[str], *, quick: bool) -> Iterator[Part]:
     """Run the parts of those names."""
     growth = Growth(bench, QUICK if quick else FULL, say)
-    items = Items(bench, 8_000 if quick else 30_000, 1_000, 1 if quick else 3, say)
+    items = Items(bench, 8_000 if quick else 90_000, 1_000, 1 if quick else 3, say)
     restore = Restore(bench, 50_000 if quick else 1_000_000, say)
     delay = Delay(bench, 200 if quick else 500, 6 if quick else 30, say)
     runs: dict[str, Callable[[], Part]] = {
