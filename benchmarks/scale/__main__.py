@@ -26,9 +26,8 @@ Clocks and checks are those of ``benchmarks.compare``; items, restore, delay, pr
 modules.
 
 The last line on stdout is JSON: the parts, and ``holds`` for each bar. ``--write`` puts tables and charts into
-docs/performance.md, and what follows from them into docs/scaling.md; parts that compare nothing with another part
-can be run, and written, by themselves: ``--only probes --write``. Exit code 1: something was not right, or, without
-``--quick``, a bar was not met.
+docs/performance.md, and what follows from them into docs/scaling.md; single parts can be measured anew, too:
+``--only probes --write``. Exit code 1: something was not right, or, without ``--quick``, a bar was not met.
 """
 
 from __future__ import annotations
@@ -67,8 +66,8 @@ NAMES = (
     "watched",
 )
 
-#: What compares nothing with what another part has measured, so that it can be measured anew by itself.
-ALONE = ("skew", "items", "restore", "delay", "probes", "watched")
+#: The plan takes one from the other, so they must be of one run. Any other part compares what it has measured itself.
+TOGETHER = ("agents", "backlog")
 
 
 def parts(bench: Bench, names: Sequence[str], *, quick: bool) -> Iterator[Part]:
@@ -106,11 +105,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--broker", metavar="URL", help="a running Kafka, instead of one started here")
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for each wait (%(default)s)")
     parser.add_argument(
-        "--write", action="store_true", help=f"put the result into docs; of single parts only {', '.join(ALONE)}"
+        "--write", action="store_true", help=f"put the result into docs; of {' and '.join(TOGETHER)} both or none"
     )
     parsed = parser.parse_args(arguments)
-    if parsed.write and (others := [name for name in parsed.only or () if name not in ALONE]):
-        parser.error(f"--write takes {', '.join(others)} from a run of all parts only: they share its base point")
+    if parsed.write and len({*TOGETHER} & {*(parsed.only or TOGETHER)}) == 1:
+        parser.error(f"--write takes {' and '.join(TOGETHER)} of one run only: what follows needs both")
     return parsed
 
 

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.bench import Point
 from benchmarks.report import DOCS, block, machine, versions
 from benchmarks.scale import pages
-from benchmarks.scale.__main__ import ALONE, NAMES, parse
+from benchmarks.scale.__main__ import NAMES, TOGETHER, parse
 from benchmarks.scale.planning import DEMANDS, Measured, lines, plan
 from benchmarks.scale.probes import Answers
 from benchmarks.scale.results import Bar, Part, Spread, result
@@ -165,12 +165,13 @@ def test_a_part_is_not_mixed_with_figures_that_it_can_not_be_compared_with(docs:
         pages.write_parts([_PROBES], result([_PROBES], quick=False), docs)
 
 
-def test_what_shares_the_base_point_is_written_as_a_whole_only(capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse(["--write", "--only", *ALONE]).write
-    for name in set(NAMES) - set(ALONE):
+def test_what_the_plan_needs_both_of_is_written_of_one_run_only(capsys: pytest.CaptureFixture[str]) -> None:
+    for fine in ([], ["--only", "probes", "window"], ["--only", *TOGETHER], ["--only", *NAMES]):
+        assert parse(["--write", *fine]).write
+    for name in TOGETHER:
         with pytest.raises(SystemExit):
             parse(["--write", "--only", "probes", name])
-        assert f"--write takes {name} from a run of all parts only" in capsys.readouterr().err
+        assert "--write takes agents and backlog of one run only" in capsys.readouterr().err
 
 
 def test_a_whole_run_leaves_a_place_for_each_part(docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
