@@ -27,8 +27,8 @@ _TIMES_END: Final = 17  # prefix, window end and window size; the agent's id fol
 
 #: Shared by all partitions of the process, so that neither their number nor a backlog makes RocksDB take more: what was
 #: written and is not on disk yet, and blocks that were read.
-_WRITE_BUFFERS_BYTES: Final = 16 << 20
-_BLOCK_CACHE_BYTES: Final = 8 << 20
+_WRITE_BUFFERS_BYTES: Final = 24 << 20
+_BLOCK_CACHE_BYTES: Final = 16 << 20
 
 
 class Position(NamedTuple):

@@ -23,15 +23,14 @@ from feedback_app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: Records of one batch, at most: with the bounds below, it bounds memory. A fold takes many batches.
-BATCH_RECORDS: Final = 2_000
-#: Fetched ahead for one partition: about so many records, and about so much at most. Each costs librdkafka some 300
-#: bytes more than it holds; with its own limits, 4 MB of small records took 13 MB for every partition.
-_AHEAD_RECORDS: Final = 1_000
-_AHEAD_KB: Final = 512
+#: Records of one batch, at most: it bounds the length of a transaction and, with the bytes below, memory.
+BATCH_RECORDS: Final = 5_000
+#: Fetched ahead for one partition: about as many records as a batch, and about so much at most. Each costs librdkafka
+#: some 300 bytes more than it holds; with its own limits, 4 MB of small records took 13 MB for every partition.
+_AHEAD_KB: Final = 2_048
 #: Asked for at once, compressed; a larger batch comes by itself. librdkafka decompresses all of an answer before it
-#: looks at the bounds above, so this one is what a flood of records that compress to nothing is up against.
-_ANSWER_BYTES: Final = 128 << 10
+#: looks at the bound above, so this one is what a flood of records that compress to nothing is up against.
+_ANSWER_BYTES: Final = 256 << 10
 
 #: How old the known end of a topic may be before the broker is asked; and how long it may take to answer.
 _HEARD_LATELY_S: Final = 5.0
@@ -88,7 +87,7 @@ class PartitionSource:
                 # The default of a second starves a reader that empties its queue in less.
                 "fetch.queue.backoff.ms": 5,
                 "queued.max.messages.kbytes": _AHEAD_KB,
-                "queued.min.messages": _AHEAD_RECORDS,
+                "queued.min.messages": BATCH_RECORDS,
                 "max.partition.fetch.bytes": _ANSWER_BYTES,
                 "error_cb": self._on_error,
             },
