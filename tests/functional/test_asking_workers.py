@@ -25,14 +25,13 @@ from feedback_app.core.partitioning import partition_of
 from feedback_app.embedded.process import free_port
 from feedback_app.embedded.worker import WorkerProcess, environment
 from feedback_app.factory import create_app
-from feedback_app.provisioning import ensure_topics
 from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
 from feedback_app.web import partitions as page
 from feedback_app.web import peers
 from feedback_app.web.peers import FORWARDED
-from tests.services.workers import until
+from tests.services.workers import until, workers_of
 
 MakeSettings = Callable[..., Settings]
 
@@ -68,12 +67,7 @@ def command(settings: Settings | None, *arguments: str, **more: str) -> subproce
 def two_workers(embedded_broker: str, settings: MakeSettings, tmp_path: Path) -> Iterator[Workers]:
     """Two workers that share the partitions, and one agent's three events counted in the window of this hour."""
     first, second = (settings(embedded_broker, partitions=_PARTITIONS, web_token=_TOKEN, **_QUIET) for _ in range(2))
-    ensure_topics(first, Topics.of(first).specs())
-    with (
-        WorkerProcess(first, tmp_path / "first.log") as one,
-        WorkerProcess(second, tmp_path / "second.log") as other,
-    ):
-        until(lambda: {row["owner"] for row in ready_rows(one)} == {one.url, other.url})
+    with workers_of(tmp_path, first, second) as (one, other):
         now = time.time_ns() // 1_000_000
         with FeedbackPublisher(first) as publisher:
             for number in range(3):

@@ -8,7 +8,7 @@ import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,6 @@ import pytest
 from feedback_app.core.partitioning import partition_of
 from feedback_app.embedded.database import EmbeddedDatabase
 from feedback_app.embedded.worker import WorkerProcess
-from feedback_app.provisioning import ensure_topics
 from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
@@ -30,7 +29,16 @@ from tests.functional.test_metrics import short_of_patience
 from tests.functional.test_pages import _AGENTS
 from tests.functional.test_worker import closed, database_of, event, open_count
 from tests.services.metrics import Scrape
-from tests.services.workers import QUIET, SHORT_WINDOWS, STOPS_WITHIN_S, StartWorker, terminate, until
+from tests.services.workers import (
+    QUIET,
+    SHORT_WINDOWS,
+    STOPS_WITHIN_S,
+    StartWorker,
+    owners,
+    terminate,
+    until,
+    workers_of,
+)
 
 MakeSettings = Callable[..., Settings]
 
@@ -39,32 +47,11 @@ _ALLOWED = {"Authorization": f"Bearer {_TOKEN}"}
 _RATINGS = ("positive", "negative", "neutral")
 
 
-@contextmanager
-def workers_of(tmp_path: Path, *settings: Settings) -> Iterator[list[WorkerProcess]]:
-    """Yield as many workers, once each owns partitions, and all are ready."""
-    ensure_topics(settings[0], Topics.of(settings[0]).specs())
-    with ExitStack() as stack:
-        workers = [
-            stack.enter_context(WorkerProcess(each, tmp_path / f"{number}.log")) for number, each in enumerate(settings)
-        ]
-        for worker in workers:
-            worker.wait_until_ready()
-        urls = {worker.url for worker in workers}
-        until(lambda: all(owners(worker) == urls for worker in workers))
-        yield workers
-
-
 def overview(worker: WorkerProcess, **headers: str) -> dict[str, Any]:
     status, body = worker.get("/feedback/overview", **_ALLOWED, **headers)
     assert status == 200
     answer: dict[str, Any] = body
     return answer
-
-
-def owners(worker: WorkerProcess) -> set[str]:
-    """Return who owns partitions, once all partitions are ready; nobody before."""
-    rows = overview(worker)["partitions"]
-    return {row["owner"] for row in rows} if all(row["state"] == "ready" for row in rows) else set()
 
 
 def rate(settings: Settings, counts: dict[str, tuple[int, int, int]], timestamp: int) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from feedback_app.core.partitioning import partition_of
 from feedback_app.embedded.worker import WorkerProcess
+from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import Settings
+from feedback_app.topics import Topics
 from feedback_app.web.peers import FORWARDED
 
 #: What the ``start_worker`` fixture returns.
@@ -51,6 +55,31 @@ def partitions_of(worker: WorkerProcess) -> set[int]:
         for partition, agent in agents.items()
         if worker.get(f"/feedback/agents/{agent}", **{FORWARDED: "1"})[0] == 200
     }
+
+
+def owners(worker: WorkerProcess) -> set[str]:
+    """Return who owns partitions, once all partitions are ready; nobody before."""
+    token = worker.settings.web_token
+    headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
+    status, overview = worker.get("/feedback/overview", **headers)
+    assert status == 200, overview
+    rows = overview["partitions"]
+    return {row["owner"] for row in rows} if all(row["state"] == "ready" for row in rows) else set()
+
+
+@contextmanager
+def workers_of(folder: Path, *settings: Settings) -> Iterator[list[WorkerProcess]]:
+    """Yield as many workers, once each owns partitions, and all are ready; their logs are in *folder*."""
+    ensure_topics(settings[0], Topics.of(settings[0]).specs())
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(WorkerProcess(each, folder / f"{number}.log")) for number, each in enumerate(settings)
+        ]
+        for worker in workers:
+            worker.wait_until_ready()
+        urls = {worker.url for worker in workers}
+        until(lambda: all(owners(worker) == urls for worker in workers))
+        yield workers
 
 
 def until(what: Callable[[], object], seconds: float = 60) -> None:

@@ -29,10 +29,9 @@ from feedback_app.liveness import Liveness
 from feedback_app.measuring import NO_METER, PartitionFigures, Progress, lag, measured_transaction
 from feedback_app.metrics import Metrics, WindowHistogram
 from feedback_app.sinks import Outcome
-from feedback_app.tracing import NO_SPAN
 from tables.schedule import Schedule
-from tables.state import PartitionState
 from tables.store import PartitionStore, Position
+from tests.services.due_partition import DuePartition
 from tests.services.metrics import Scrape
 
 _SIZE = 1_000
@@ -377,20 +376,8 @@ class Noted(Schedule):
             self.held_back.set()
 
 
-class Owned:
-    """A partition with one window that is due, on a real store, and without a broker."""
-
-    partition = 0
-    silent_since_ms = _NOW
-    last_fold = NO_SPAN
-
-    def __init__(self, store: PartitionStore) -> None:
-        (due,) = [window(5_000)]
-        record = PartitionRecord(watermark=9_000)
-        store.write({due.key: due.value, b"p": record.encode()}, Position(1, 0, "topic"))
-        self.state = PartitionState(store, 10)
-        self.schedule = Noted()
-        self.turn = asyncio.Lock()
+class Untouched(DuePartition):
+    """One with a window that is due, and is not to be closed."""
 
     async def commit(self, transaction: Transaction) -> None:
         raise AssertionError("nothing is closed here")
@@ -406,15 +393,18 @@ class AheadSink:
 async def test_a_window_that_waits_by_itself_is_the_owner_s_alone(tmp_path: Path) -> None:
     """Given up with its partition, it is the next owner's: two workers must not both report it, nor be degraded."""
     store = PartitionStore(tmp_path / "store")
-    owned: Any = Owned(store)
+    due, schedule = window(5_000), Noted()
+    owned: Any = Untouched(
+        store, {due.key: due.value}, PartitionRecord(watermark=9_000), schedule, silent_since_ms=_NOW
+    )
     health = Health()
     sink: Any = AheadSink()
     closer = Closer(owned, sink, ManualClock(_NOW), health, Lateness(0, 0), 1 << 40, 10, Pace(), NO_METER)
     rules = CloseRules(partition=0, aggregates_topic="a", joint_events=False, split_by_agent=False)
     task = asyncio.create_task(closer.run(owned, rules))
     async with asyncio.timeout(10):
-        await owned.schedule.held_back.wait()
-    assert (health.stale_windows, owned.schedule.due) == (1, 1)
+        await schedule.held_back.wait()
+    assert (health.stale_windows, schedule.due) == (1, 1)
     task.cancel()
     await asyncio.wait([task])
     assert health.stale_windows == 0

@@ -24,10 +24,8 @@ from feedback_app.health import Health
 from feedback_app.measuring import NO_METER
 from feedback_app.models import decode
 from feedback_app.sinks.counting import CountingSink
-from feedback_app.tracing import NO_SPAN
-from tables.schedule import Schedule
-from tables.state import PartitionState
-from tables.store import PartitionStore, Position
+from tables.store import PartitionStore
+from tests.services.due_partition import DuePartition
 from tests.unit.test_folder import RULES, Owned, Table, batches
 
 _PARTITIONS = 6
@@ -111,39 +109,29 @@ async def test_closes_of_all_partitions_share_the_places(
     assert [len(owned.committed) for owned in due_partitions] == [_SLICES] * _PARTITIONS
 
 
-class Due:
-    """A partition whose windows are due, on a real store, and without a broker; it notes which are closed."""
-
-    partition = 0
-    silent_since_ms = 0
-    turn_wanted = False
-    last_fold = NO_SPAN
+class Noting(DuePartition):
+    """One that notes which windows are closed."""
 
     def __init__(self, store: PartitionStore) -> None:
         keys = [window_key(OPEN, f"agent-{number}", 2_000, 1_000) for number in range(_SLICES)]
         record = PartitionRecord(watermark=3_000, floor=2_000)
-        store.write({**dict.fromkeys(keys, Aggregate().encode()), b"p": record.encode()}, Position(1, 0, "topic"))
-        self.store = store
-        self.state = PartitionState(store, 10)
-        self.schedule = Schedule()
-        self.turn = asyncio.Lock()
+        super().__init__(store, dict.fromkeys(keys, Aggregate().encode()), record)
         self.committed: list[bytes] = []
         self.first_commit = asyncio.Event()
 
     async def commit(self, transaction: Transaction) -> None:
         await asyncio.sleep(0)
         self.committed += transaction.changes
-        self.state.persist(transaction, Position(2, 0, "topic"))
-        self.state.apply(transaction)
+        await super().commit(transaction)
         self.first_commit.set()
 
 
 @pytest.fixture
-def due_partitions(tmp_path: Path) -> Iterator[list[Due]]:
-    partitions = [Due(PartitionStore(tmp_path / str(number))) for number in range(_PARTITIONS)]
-    yield partitions
-    for owned in partitions:
-        owned.store.close()
+def due_partitions(tmp_path: Path) -> Iterator[list[Noting]]:
+    stores = [PartitionStore(tmp_path / str(number)) for number in range(_PARTITIONS)]
+    yield [Noting(store) for store in stores]
+    for store in stores:
+        store.close()
 
 
 async def until_done(works: Sequence[Coroutine[Any, Any, None]], partitions: Sequence[Any]) -> None:

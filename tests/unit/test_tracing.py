@@ -45,8 +45,8 @@ from feedback_app.tracing import NO_TRACER
 from feedback_app.transport.source import Batch
 from tables.partition import OwnedPartition
 from tables.schedule import Schedule
-from tables.state import PartitionState
-from tables.store import PartitionStore, Position
+from tables.store import PartitionStore
+from tests.services.due_partition import DuePartition
 from tests.unit import test_folder as folding
 
 _SECRET = "open-sesame"
@@ -202,35 +202,28 @@ class Noted(Schedule):
             self.looked.set()
 
 
-class Owned:
-    """A partition with windows that are due, on a real store, and without a broker."""
+class Owned(DuePartition):
+    """One whose last fold was traced, as its transactions are."""
 
-    partition = 3
-    silent_since_ms = 0
-    turn_wanted = False
-
-    def __init__(self, store: PartitionStore, tracer: OpenTelemetryTracer, *agents: str) -> None:
+    def __init__(self, store: PartitionStore, tracer: OpenTelemetryTracer, schedule: Schedule, *agents: str) -> None:
         aggregate = Aggregate()
         aggregate.add(Event("f", "a", "u", "positive", 4_500), 4_500, 1)
-        changes = {window_key(OPEN, agent, 5_000, _SIZE): aggregate.encode() for agent in agents}
-        store.write({**changes, b"p": PartitionRecord(watermark=9_000).encode()}, Position(1, 0, "topic"))
-        self.state = PartitionState(store, 10)
-        self.schedule = Noted()
-        self.turn = asyncio.Lock()
+        windows = {window_key(OPEN, agent, 5_000, _SIZE): aggregate.encode() for agent in agents}
+        super().__init__(store, windows, PartitionRecord(watermark=9_000), schedule, partition=3)
         self._tracer = tracer
         with tracer.span("fold") as self.last_fold:
             pass
 
     async def commit(self, transaction: Transaction) -> None:
         with self._tracer.span("transaction", sent_records=len(transaction.sends)):
-            self.state.persist(transaction, Position(2, 0, "topic"))
-            self.state.apply(transaction)
+            await super().commit(transaction)
 
 
 async def close(folder: Path, traces: Traces, *agents: str, split: bool = False, failures: int = 0) -> None:
     """Look for due windows until there is none left."""
     store = PartitionStore(folder)
-    owned: Any = Owned(store, traces.tracer, *agents)
+    schedule = Noted()
+    owned: Any = Owned(store, traces.tracer, schedule, *agents)
     closer = Closer(
         owned,
         Unavailable(failures),
@@ -246,7 +239,7 @@ async def close(folder: Path, traces: Traces, *agents: str, split: bool = False,
     rules = CloseRules(partition=3, aggregates_topic="a", joint_events=False, split_by_agent=split)
     task = asyncio.create_task(closer.run(owned, rules))
     async with asyncio.timeout(10):
-        await owned.schedule.looked.wait()
+        await schedule.looked.wait()
     task.cancel()
     await asyncio.wait([task])
     store.close()
