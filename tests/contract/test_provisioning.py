@@ -23,6 +23,7 @@ from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import Settings
 from feedback_app.topics import TOMBSTONES_KEPT_MS, Topics, TopicSpec
 from feedback_app.verification.reading import TopicReader
+from tests.services.workers import until
 
 MakeSettings = Callable[..., Settings]
 NO_DATABASE = "mongodb://127.0.0.1:1"
@@ -97,9 +98,7 @@ def test_a_topic_that_is_made_anew_has_another_id(ours: Settings, admin: AdminCl
     assert len(set(first.values())) == 2
 
     admin.delete_topics(names[:1])[names[0]].result(10)
-    deadline = time.monotonic() + 20
-    while inspect_topics(ours, specs)[0].partitions and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: not inspect_topics(ours, specs)[0].partitions, 20)
     ensure_topics(ours, specs)
     second = topic_ids(ours, names)
     assert second[names[0]] != first[names[0]]

@@ -31,6 +31,7 @@ from feedback_app.simulation import Scenario, simulate
 from feedback_app.topics import Topics
 from feedback_app.verification import verify
 from feedback_app.verification.reading import TopicReader
+from tests.services.workers import until
 
 PARTITIONS = 2
 NOW = time.time_ns() // 1_000_000
@@ -208,7 +209,7 @@ def test_it_waits_for_the_group(ours: Settings) -> None:
     def work() -> None:
         waiting.wait(20)
         scribe.fold()
-        time.sleep(0.5)
+        until(lambda: any("windows are open" in what for what in heard), 20)
         scribe.close()
 
     worker = threading.Thread(target=work)
