@@ -313,6 +313,7 @@ async def test_a_partition_that_is_sent_back_is_handed_on_again(app: Any) -> Non
     start(consumer, 0, {"feedback": 0}, FakeSource(first))
     async with draining(consumer) as handed_on:
         assert (await next_of(handed_on)).value is first
+        await until(lambda: consumer._read_offset.get(TP("feedback", 0)) == 9)
         start(consumer, 0, {"feedback": 5}, FakeSource(again))
         assert (await next_of(handed_on)).value is again
     consumer.stop_partitions()
