@@ -116,6 +116,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Measure, show, judge."""
     arguments = parse()
+    if arguments.write and arguments.only:
+        pages.whole_run(quick=arguments.quick)  # before minutes of measuring, not behind them
     prefix = f"scale-{uuid.uuid4().hex[:8]}-"
     measured: list[Part] = []
     with broker(arguments.broker) as servers, tempfile.TemporaryDirectory(prefix=prefix) as directory:
@@ -129,7 +131,8 @@ def main() -> int:
                 drop_topics(servers, prefix)
     told = result(measured, quick=arguments.quick)
     if arguments.write:
-        (pages.write_parts if arguments.only else pages.write)(measured, told)
+        write = pages.write_parts if arguments.only else pages.write
+        write(measured, told)
     print(json.dumps(told))
     right = all(part.right for part in measured)
     return 0 if right and (arguments.quick or all_hold(measured)) else 1

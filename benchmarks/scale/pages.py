@@ -37,17 +37,27 @@ def write_parts(measured: Sequence[Part], result: Mapping[str, Any], docs: Path 
     """Put parts that were run by themselves in the place of what the whole run had of them.
 
     Raises:
-        ValueError: the whole run was another machine's, or of other versions, or a small one where this is none.
+        ValueError: as :func:`whole_run`.
     """
-    content = json.loads((docs / "figures" / "scale.json").read_text())
-    same = {"machine": machine(), "versions": versions(), "quick": result["quick"]}
-    if other := [name for name, value in same.items() if content[name] != value]:
-        raise ValueError(f"the whole run had another {', '.join(other)}: run it again")
+    content = whole_run(docs, quick=result["quick"])
     for name, figures in _dated(result).items():
         content[name] = content[name] | figures if isinstance(figures, Mapping) else figures
     _write_figures(content, docs)
     for part in measured:
         replace_block(docs / "performance.md", _name(part), "\n".join(_table(part, content)))
+
+
+def whole_run(docs: Path = DOCS, *, quick: bool) -> dict[str, Any]:
+    """Return the figures of the last whole run, for parts that are to go with them.
+
+    Raises:
+        ValueError: it was another machine's, or of other versions, or a small one where this is none.
+    """
+    content: dict[str, Any] = json.loads((docs / "figures" / "scale.json").read_text())
+    same = {"machine": machine(), "versions": versions(), "quick": quick}
+    if other := [name for name, value in same.items() if content[name] != value]:
+        raise ValueError(f"the whole run had another {', '.join(other)}: run it again")
+    return content
 
 
 def _dated(result: Mapping[str, Any]) -> dict[str, Any]:
