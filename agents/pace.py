@@ -2,7 +2,7 @@
 
 One thread works on all partitions and answers probes and pages. The work is cut into slices of some milliseconds, with
 a turn of the event loop between two of them. With many partitions that does not suffice by itself: each of them would
-have its slice in every turn, and an answer takes some six turns.
+have its slice in every turn, and an answer takes seven turns.
 """
 
 from __future__ import annotations
