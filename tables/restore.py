@@ -85,6 +85,9 @@ class Restorer:
         # Ends are asked for with uncommitted records: the changelog has none once its former owner is fenced, and a
         # source topic is where it is, whatever is still undecided on it.
         with self._reader("read_committed") as reader, self._reader("read_uncommitted") as ends:
+            # Asked for before the changelog's end: whatever the group knows by now lies below that end. The other way
+            # round, a worker that was frozen in between finds its successor's offsets, ahead of what it has restored.
+            committed = self._committed(reader, partition)
             changelog = TopicPartition(self._topics.changelog, partition)
             low, high = self._offsets(ends, changelog)
             position = store.position()
@@ -102,7 +105,7 @@ class Restorer:
                 records=records,
                 offset=offset,
                 wiped=wiped,
-                committed=self._committed(reader, partition),
+                committed=committed,
                 firsts={
                     topic: self._offsets(ends, TopicPartition(topic, partition))[0] for topic in self._topics.sources
                 },

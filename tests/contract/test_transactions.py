@@ -375,6 +375,38 @@ def test_a_partition_whose_sources_are_read_to_their_end_can_be_taken_over(parti
     assert starts == {partition.topics.feedback: 7, partition.topics.repartition: 0}
 
 
+class _Meanwhile(ManualClock):
+    """A clock that lets something happen when it is first read: a restore reads it when it is at the end."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        super().__init__(START_MS)
+        self._happens = [happens]
+
+    def now_ms(self) -> int:
+        if self._happens:
+            self._happens.pop()()
+        return super().now_ms()
+
+
+# frozen owner   fence  restore ......................|frozen|  start_offsets: nothing contradicts
+# its successor                                        fence, record 5, group 5
+def test_a_successors_offsets_do_not_contradict_what_a_frozen_owner_has_restored(partition: Partition) -> None:
+    partition.owner()
+
+    def succeed() -> None:
+        record = PartitionRecord(offsets={partition.topics.feedback: 5})
+        partition.transact(partition.owner(), {}, record=record)
+        partition.commit_offsets({partition.topics.feedback: 5})
+
+    store = partition.store()
+    restorer = Restorer(partition.settings, partition.topics, _Meanwhile(succeed))
+    restored = restorer.restore(PARTITION, store, partition.topic_id)
+    state = PartitionState(store, cached=1)
+    starts = start_offsets(partition.settings, partition.topics, PARTITION, state, restored)
+    assert starts == {partition.topics.feedback: 0, partition.topics.repartition: 0}
+    assert partition.restore(partition.store("successor's")).committed == {partition.topics.feedback: 5}
+
+
 def test_only_what_is_new_is_read_again(partition: Partition) -> None:
     owner = partition.owner()
     partition.transact(owner, {key(number): b"old" for number in range(5)})
