@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from feedback_app.factory import FeedbackApp
+    from feedback_app.application import FeedbackApp
 
     app: FeedbackApp
 

@@ -12,7 +12,7 @@ import resource
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from feedback_app.factory import FeedbackApp
+    from feedback_app.application import FeedbackApp
 
     app: FeedbackApp
 

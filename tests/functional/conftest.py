@@ -10,7 +10,7 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from feedback_app.factory import FeedbackApp
+from feedback_app.application import FeedbackApp
 from feedback_app.settings import Settings
 
 Client = TestClient[web.Request, web.Application]

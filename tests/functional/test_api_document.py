@@ -19,8 +19,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 from aiohttp.web_urldispatcher import UrlDispatcher
 
+from feedback_app.application import FeedbackApp
 from feedback_app.embedded.worker import WorkerProcess
-from feedback_app.factory import FeedbackApp, create_app
+from feedback_app.factory import create_app
 from feedback_app.provisioning import open_database
 from feedback_app.publisher import FeedbackPublisher
 from feedback_app.settings import Settings

@@ -15,7 +15,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 import feedback_app.web
-from feedback_app.factory import FeedbackApp, create_app
+from feedback_app.application import FeedbackApp
+from feedback_app.factory import create_app
 from feedback_app.settings import Settings
 from feedback_app.web.accepting import quality
 

@@ -16,8 +16,9 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from feedback_app.application import FeedbackApp
 from feedback_app.errors import PublishError, QueueFull
-from feedback_app.factory import FeedbackApp, create_app
+from feedback_app.factory import create_app
 from feedback_app.liveness import Liveness
 from feedback_app.provisioning import ensure_topics
 from feedback_app.publisher import FeedbackPublisher

@@ -17,9 +17,10 @@ import pytest_asyncio
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient
 
+from feedback_app.application import FeedbackApp
 from feedback_app.core.clock import ManualClock
 from feedback_app.embedded.worker import WorkerProcess
-from feedback_app.factory import FeedbackApp, create_app
+from feedback_app.factory import create_app
 from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
