@@ -15,7 +15,8 @@ window     1 s, 1 min, 5 min                                    5 min: peak belo
 partitions 8, 64
 events     mostly a rating; with score, tags and comment
 workers    1, 2                                                 CPU time an event at most 1.1 times
-items      not stored; stored, in a real database               at least 0.9 of a bare driver's rate
+items      not stored; stored, in a real database               at least 0.9 of a bare driver's upserts
+                                                                a second, and of its inserts
 restore    an empty disk, 1,000,000 changelog records           at least 10 times stock Faust's rate
 delay      at 10, 50, 90 % of the saturated rate
 probes     /health/live, pages and answers, while saturated     99 % within 200 ms
