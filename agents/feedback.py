@@ -107,9 +107,11 @@ class Folder:
             self.meter.folded(fold.records, tally)
 
     async def _add(self, fold: Fold, batch: Batch) -> None:
-        for start in range(0, len(batch.records), SLICE):
-            records = batch.records[start : start + SLICE]
+        while batch.records:
             async with self.pace.slice():
+                records = batch.records[:SLICE]
+                # Many partitions are in the middle of a batch at once: none holds what it is done with.
+                del batch.records[:SLICE]
                 fold.add(batch.topic, batch.partition, records, decode([record.value() for record in records]))
         # Not before: a partition that waits for its turn to decode holds one batch, not two.
         self.table.ask_for_more(batch)
@@ -120,7 +122,7 @@ class Folder:
             return None
         if not owned.inbox.empty():
             return owned.inbox.get_nowait()
-        if not last.more or len(last.records) < SLICE:
+        if last.behind < SLICE:
             return None  # traffic that comes in drops, and a fold that waits would only be late
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -230,11 +230,11 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         ownership.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))  # the only one that may end
 
     def _read(self, owned: OwnedPartition) -> None:
-        self._consumer.start_partition(
-            owned.partition,
-            owned.expected,
-            lambda partition, at: PartitionSource(self._settings, partition, at, liveness=self._liveness),
-        )
+        def opened(partition: int, at: Mapping[str, int]) -> PartitionSource:
+            return PartitionSource(self._settings, partition, at, partitions=partitions, liveness=self._liveness)
+
+        partitions = len(self._owned)
+        self._consumer.start_partition(owned.partition, owned.expected, opened)
 
     @Service.task
     async def _tell_group(self) -> None:

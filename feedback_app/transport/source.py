@@ -23,11 +23,18 @@ from feedback_app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: Records of one batch, at most: it bounds the length of a transaction and, with the bytes below, memory.
-BATCH_RECORDS: Final = 5_000
-#: Fetched ahead for one partition: about as many records as a batch, and about so much at most. Each costs librdkafka
-#: some 300 bytes more than it holds; with its own limits, 4 MB of small records took 13 MB for every partition.
+#: Records of one batch, at most: with what follows, it bounds memory. A fold takes many of them.
+BATCH_RECORDS: Final = 3_000
+#: More is fetched for a partition as long as no more than this waits to be taken up; one answer may bring thousands.
+#: Each record costs librdkafka some 300 bytes more than it holds: with its own limits, 4 MB of small records took 13 MB
+#: for every partition; and waiting for fewer than 5,000 instead of 1,000 took 6 MB for each.
+_AHEAD_RECORDS: Final = 1_000
 _AHEAD_KB: Final = 2_048
+#: How long a reader rests once that much is there: librdkafka's second starves one that takes it in less. Each rest
+#: ends with a look at the queue. The more partitions a worker reads, the less often each has its turn, and the longer
+#: it may rest: with 64 of them, looking every 5 ms took a third of all processor time.
+_REST_MS: Final = 5
+_PARTITIONS_AT_THAT: Final = 8
 #: Asked for at once, compressed; a larger batch comes by itself. librdkafka decompresses all of an answer before it
 #: looks at the bound above, so this one is what a flood of records that compress to nothing is up against.
 _ANSWER_BYTES: Final = 256 << 10
@@ -44,7 +51,7 @@ class Batch(NamedTuple):
         start: where the batch before it ended, or where reading was started.
         end: where it ends: the offset after its last record.
         records: at least one.
-        more: whether the topic went on behind it when it was fetched.
+        behind: how much further the topic went, in offsets, as far as was known when it was fetched.
     """
 
     topic: str
@@ -52,17 +59,26 @@ class Batch(NamedTuple):
     start: int
     end: int
     records: list[Message]
-    more: bool = False
+    behind: int = 0
 
 
 class PartitionSource:
     """Reads one partition of every source topic, committed records only, from given offsets on.
 
     All methods block, and are called from one thread at a time.
+
+    Args:
+        partitions: how many the worker reads, this one included.
     """
 
     def __init__(
-        self, settings: Settings, partition: int, offsets: Mapping[str, int], *, liveness: Liveness | None = None
+        self,
+        settings: Settings,
+        partition: int,
+        offsets: Mapping[str, int],
+        *,
+        partitions: int = 1,
+        liveness: Liveness | None = None,
     ) -> None:
         self.partition = partition
         #: Where the next batch of each topic starts; and how far it has been read, which is further where only markers
@@ -84,10 +100,9 @@ class PartitionSource:
                 # An offset that is not there any more must not be skipped silently.
                 "auto.offset.reset": "error",
                 "fetch.wait.max.ms": 250,
-                # The default of a second starves a reader that empties its queue in less.
-                "fetch.queue.backoff.ms": 5,
+                "fetch.queue.backoff.ms": max(_REST_MS, _REST_MS * partitions // _PARTITIONS_AT_THAT),
                 "queued.max.messages.kbytes": _AHEAD_KB,
-                "queued.min.messages": BATCH_RECORDS,
+                "queued.min.messages": _AHEAD_RECORDS,
                 "max.partition.fetch.bytes": _ANSWER_BYTES,
                 "error_cb": self._on_error,
             },
@@ -181,7 +196,7 @@ class PartitionSource:
         start = self._starts[topic]
         end = self._starts[topic] = (records[-1].offset() or 0) + 1
         self._read_to[topic] = max(self._read_to[topic], end)
-        return Batch(topic, self.partition, start, end, records, more=end < self._known_ends.get(topic, 0))
+        return Batch(topic, self.partition, start, end, records, behind=max(0, self._known_ends.get(topic, 0) - end))
 
     def _on_error(self, error: KafkaError) -> None:
         logger.debug("librdkafka: %s", error.str())

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Producer
 from confluent_kafka.admin import AdminClient
 
 from feedback_app.connections import librdkafka_config, passes
@@ -14,7 +14,7 @@ from feedback_app.errors import BrokerError
 from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
-from feedback_app.transport.source import PartitionSource
+from feedback_app.transport.source import BATCH_RECORDS, Batch, PartitionSource
 
 
 def test_a_topic_that_was_deleted_is_not_waited_for(kafka: str, settings: Callable[..., Settings]) -> None:
@@ -31,6 +31,31 @@ def test_a_topic_that_was_deleted_is_not_waited_for(kafka: str, settings: Callab
             fetch_for(source, 90)
     finally:
         source.close()
+
+
+# feedback      [0 ........ BATCH_RECORDS ...][. 7]
+# batches        one                           the rest
+def test_a_batch_says_how_much_is_behind_it(broker_url: str, settings: Callable[..., Settings]) -> None:
+    """A fold waits for what is behind; and commits when there is next to nothing."""
+    ours = settings(broker_url, partitions=1, mongodb_url="mongodb://127.0.0.1:1")
+    topics = Topics.of(ours)
+    ensure_topics(ours, topics.specs())
+    producer = Producer(librdkafka_config(ours) | {"linger.ms": 100})
+    for _ in range(end := BATCH_RECORDS + 7):
+        producer.produce(topics.feedback, b"{}", partition=0)
+    assert producer.flush(10) == 0
+    source = PartitionSource(ours, 0, {topics.feedback: 0})
+    batches: list[Batch] = []
+    try:
+        deadline = time.monotonic() + 30
+        while (not batches or batches[-1].end < end) and time.monotonic() < deadline:
+            batches += source.fetch(0.1)
+    finally:
+        source.close()
+    assert [batch.start for batch in batches] == [0, *(batch.end for batch in batches[:-1])]
+    assert len(batches) >= 2
+    assert [batch.end + batch.behind for batch in batches] == [end] * len(batches)
+    assert max(len(batch.records) for batch in batches) <= BATCH_RECORDS
 
 
 def fetch_for(source: PartitionSource, seconds: float) -> None:

@@ -148,9 +148,9 @@ class Table(folding.Table):
 async def fold(traces: Traces, *, aborts: int = 0, failures: int = 0) -> folding.Owned:
     """Fold five records: one is invalid, one is late."""
     records = cast(Any, [Record(offset) for offset in range(5)])
-    batch = Batch(folding.TOPICS.feedback, 0, 0, 5, records, more=False)
+    batch = Batch(folding.TOPICS.feedback, 0, 0, 5, records)
     owned = folding.Owned(batch, aborts=aborts)
-    table = Table(owned, again=[batch])
+    table = Table(owned, again=[batch._replace(records=list(records))])
     rules = FoldRules(0, lambda agent_id: 0, folding.TOPICS, _SIZE, Lateness(0, _SIZE), 1 << 60, keep_items=True)
     folder = Folder(cast(Any, table), Unavailable(failures), SystemClock(), Health(), Pace(), NO_METER, traces.tracer)
     task = asyncio.create_task(folder.run(cast(Any, owned), rules))
