@@ -181,6 +181,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Measure, show, judge."""
     arguments = parse()
+    if arguments.write:
+        report.require_charts()
     say(
         f"{arguments.events:,} events, {arguments.agents:,} agents, {PARTITIONS} partitions, {os.cpu_count()} cores; "
         f"stock Faust gets one event in {max(1, arguments.events // arguments.stock_events)}"

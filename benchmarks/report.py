@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -98,6 +99,12 @@ class Comparison:
         rates: dict[str, Any] = {figure.name: round(figure.rate) or None for figure in self.figures}
         ratios = {figure.name: self.ratio(figure.name) for figure in self.figures if figure.name != OURS.name}
         return rates | {"ratios": ratios | {"cpu_of_two": self.cpu_of_two()}}
+
+
+def require_charts() -> None:
+    """End the program where no chart can be drawn: called before minutes of measuring, not behind them."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise SystemExit("--write draws charts: pip install --constraint constraints.txt --editable '.[bench]'")
 
 
 def write(comparison: Comparison, page: Path = PAGE, figures: Path = FIGURES) -> None:

@@ -51,6 +51,7 @@ from benchmarks.architectures.memory import Held, held
 from benchmarks.architectures.place import Place
 from benchmarks.architectures.results import kill_bars, plainly, rate_bars
 from benchmarks.architectures.sustained import Sustained, sustained
+from benchmarks.report import require_charts
 from benchmarks.scale.results import FAILURES, Part, Row, all_hold, failed, result
 from benchmarks.services import broker, drop_topics, say
 from feedback_app.embedded.database import EmbeddedDatabase
@@ -181,6 +182,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Measure, show, judge."""
     arguments = parse()
+    if arguments.write:
+        require_charts()
     prefix = f"arch-{uuid.uuid4().hex[:8]}-"
     measured: list[Part] = []
     with (

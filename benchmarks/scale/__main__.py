@@ -42,6 +42,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.bench import Bench
+from benchmarks.report import require_charts
 from benchmarks.scale import pages
 from benchmarks.scale.delay import Delay
 from benchmarks.scale.growth import FULL, QUICK, Growth
@@ -117,8 +118,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Measure, show, judge."""
     arguments = parse()
-    if arguments.write and arguments.only:
-        pages.whole_run(quick=arguments.quick)  # before minutes of measuring, not behind them
+    if arguments.write:
+        require_charts()
+        if arguments.only:
+            pages.whole_run(quick=arguments.quick)  # before minutes of measuring, not behind them
     prefix = f"scale-{uuid.uuid4().hex[:8]}-"
     measured: list[Part] = []
     with broker(arguments.broker) as servers, tempfile.TemporaryDirectory(prefix=prefix) as directory:
