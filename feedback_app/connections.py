@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, stop_all, wait_fixed
 
 from feedback_app.errors import SettingsError
 from feedback_app.settings import Settings
@@ -66,7 +66,11 @@ def _not_yet(error: BaseException) -> bool:
 
 
 _ASKING: Final = Retrying(
-    retry=retry_if_exception(_not_yet), stop=stop_after_delay(ANSWER_S), wait=wait_fixed(0.2), reraise=True
+    retry=retry_if_exception(_not_yet),
+    # Twice at least: the time of a process that was frozen meanwhile is over, however soon the broker answers.
+    stop=stop_all(stop_after_delay(ANSWER_S), stop_after_attempt(2)),
+    wait=wait_fixed(0.2),
+    reraise=True,
 )
 
 
