@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, cast
 
 from faust.tables.table import Table
@@ -230,11 +231,11 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         ownership.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))  # the only one that may end
 
     def _read(self, owned: OwnedPartition) -> None:
-        def opened(partition: int, at: Mapping[str, int]) -> PartitionSource:
-            return PartitionSource(self._settings, partition, at, partitions=partitions, liveness=self._liveness)
-
-        partitions = len(self._owned)
-        self._consumer.start_partition(owned.partition, owned.expected, opened)
+        self._consumer.start_partition(
+            owned.partition,
+            owned.expected,
+            partial(PartitionSource, self._settings, partitions=len(self._owned), liveness=self._liveness),
+        )
 
     @Service.task
     async def _tell_group(self) -> None:

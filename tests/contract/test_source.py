@@ -15,6 +15,7 @@ from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
 from feedback_app.transport.source import BATCH_RECORDS, Batch, PartitionSource
+from tests.services.workers import until
 
 
 def test_a_topic_that_was_deleted_is_not_waited_for(kafka: str, settings: Callable[..., Settings]) -> None:
@@ -46,10 +47,13 @@ def test_a_batch_says_how_much_is_behind_it(broker_url: str, settings: Callable[
     assert producer.flush(10) == 0
     source = PartitionSource(ours, 0, {topics.feedback: 0})
     batches: list[Batch] = []
+
+    def at_the_end() -> bool:
+        batches.extend(source.fetch(0.1))
+        return bool(batches) and batches[-1].end == end
+
     try:
-        deadline = time.monotonic() + 30
-        while (not batches or batches[-1].end < end) and time.monotonic() < deadline:
-            batches += source.fetch(0.1)
+        until(at_the_end, 30)
     finally:
         source.close()
     assert [batch.start for batch in batches] == [0, *(batch.end for batch in batches[:-1])]
