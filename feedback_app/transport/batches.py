@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -35,6 +36,8 @@ from feedback_app.transport.source import Batch, PartitionSource
 OpenSource = Callable[[int, Mapping[str, int]], PartitionSource]
 
 _FETCH_S: Final = 0.5
+#: How often the group's member is told that it is alive. It is a round trip to another thread, and batches wait for it.
+_ALIVE_S: Final = 0.5
 _TELL_GROUP_S: Final = 1.0
 
 logger = logging.getLogger(__name__)
@@ -198,6 +201,7 @@ class BatchConsumer(driver.Consumer):
         self._read_offset = _NoOffsets()
         self._readings: dict[int, Reading] = {}
         self._fetched: asyncio.Queue[Batch] = asyncio.Queue()
+        self._told_alive_at = -_ALIVE_S
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -300,8 +304,10 @@ class BatchConsumer(driver.Consumer):
         A rebalance can come between any two steps here. Nothing depends on what is dropped then: a partition takes
         only the batch that continues what it has, and is read from there again otherwise.
         """
-        # Brings nothing, and tells aiokafka that this member is alive, also while it has no partitions.
-        await super()._getmany(self._get_active_partitions(), 0)
+        if time.monotonic() - self._told_alive_at >= _ALIVE_S:
+            # Brings nothing, and tells aiokafka that this member is alive, also while it has no partitions.
+            await super()._getmany(self._get_active_partitions(), 0)
+            self._told_alive_at = time.monotonic()
         fetched, _ = await self._wait_next_records(timeout)
         for tp, batch in (fetched or {}).items():
             if not self.should_stop and self.flow_active:
