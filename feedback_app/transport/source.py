@@ -135,10 +135,22 @@ class PartitionSource:
         if len(records) != len(messages):
             for message in messages:
                 self._look_at(message)
-        topics = {message.topic() or "" for message in records}
+        topics = self._topics_of(records)
         if len(topics) == 1:
             return [self._batch(topics.pop(), records)]
         return [self._batch(topic, [message for message in records if message.topic() == topic]) for topic in topics]
+
+    def _topics_of(self, records: list[Message]) -> set[str]:
+        """Return the topics that *records*, the last that were fetched, are of.
+
+        Nearly always it is one: then only one has been read further, and librdkafka knows that. Asking each record
+        makes a text for each.
+        """
+        if not records:
+            return set()
+        read_to = self._consumer.position([TopicPartition(topic, self.partition) for topic in self._starts])
+        moved = {at.topic for at in read_to if at.offset > self._starts[at.topic]}
+        return moved if len(moved) == 1 else {message.topic() or "" for message in records}
 
     def at_the_end(self) -> bool:
         """Ask the broker whether there is nothing left to read; False also when it does not answer."""
