@@ -6,6 +6,8 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+# With the compiled part, where there is a Rust to build it with.
+READY := $(VENV)/.ready
 CHECK_PYTHON := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 # A name on the PATH may be a version manager's shim that only complains: the first that works is taken.
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
@@ -30,7 +32,7 @@ help:
 	@echo 'make format              format and fix what can be fixed'
 	@echo 'make clean               remove everything that was made here'
 
-install: $(INSTALLED)
+install: $(READY)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or later, with venv, is needed (Debian: apt install python3-venv)' >&2; exit 1; }
@@ -40,41 +42,53 @@ $(INSTALLED): pyproject.toml constraints.txt
 		--constraint constraints.txt --editable '.[embedded,dev,architectures]' >&2
 	@touch $@
 
-test: $(INSTALLED)
+$(READY): $(INSTALLED) $(wildcard native/*.toml native/src/*.rs)
+	@if cargo --version >/dev/null 2>&1; then \
+		echo 'Compiling feedback_native ...' >&2; \
+		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check ./native >&2 \
+			|| echo 'feedback_native could not be built: events are counted in Python, which is slower.' >&2; \
+	else \
+		echo 'No Rust here (cargo): events are counted in Python, which is slower.' >&2; \
+	fi
+	@touch $@
+
+test: $(READY)
 	@$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal -m 'not slow' $(ARGS)
 
-check: $(INSTALLED)
+check: $(READY)
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-logo
+	@if cargo --version >/dev/null 2>&1; then cd native && cargo fmt --check && cargo clippy --quiet -- --deny warnings; fi
 
-format: $(INSTALLED)
+format: $(READY)
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
+	@if cargo --version >/dev/null 2>&1; then cd native && cargo fmt; fi
 
-demo: $(INSTALLED)
+demo: $(READY)
 	@$(VENV)/bin/feedback-app demo $(ARGS)
 
-screenshot: $(INSTALLED)
+screenshot: $(READY)
 	@SCREENSHOT=docs/figures/dashboard.png $(VENV)/bin/python -m pytest -q tests/functional/test_screenshot.py
 
-chaos: $(INSTALLED)
+chaos: $(READY)
 	@$(VENV)/bin/python -m tests.chaos $(ARGS)
 
-bench bench-scale bench-architectures: $(INSTALLED)
+bench bench-scale bench-architectures: $(READY)
 	@$(VENV)/bin/python -c 'import matplotlib' 2>/dev/null || $(VENV)/bin/python -m pip install --quiet \
 		--disable-pip-version-check --constraint constraints.txt --editable '.[bench]' >&2
 	@$(VENV)/bin/python -m benchmarks.$(if $(filter bench,$@),compare,$(@:bench-%=%)) $(ARGS)
 
-bench-memory: $(INSTALLED)
+bench-memory: $(READY)
 	@$(VENV)/bin/python -m benchmarks.memory $(ARGS)
 
-fuzz: $(INSTALLED)
+fuzz: $(READY)
 	@$(VENV)/bin/python -c 'import atheris' 2>/dev/null || $(VENV)/bin/python -m pip install --quiet \
 		--disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]' >&2
 	@$(VENV)/bin/python -m tests.fuzz.decoder $(ARGS)
 
 clean:
-	@rm -rf $(VENV) .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf $(VENV) native/target native/Cargo.lock .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

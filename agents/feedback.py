@@ -112,7 +112,7 @@ class Folder:
                 records = batch.records[:SLICE]
                 # Many partitions are in the middle of a batch at once: none holds what it is done with.
                 del batch.records[:SLICE]
-                fold.add(batch.topic, batch.partition, records, decode([record.value() for record in records]))
+                fold.add(batch.topic, batch.partition, records, decode)
         # Not before: a partition that waits for its turn to decode holds one batch, not two.
         self.table.ask_for_more(batch)
 

@@ -95,12 +95,12 @@ class Closer:
         """Close one batch of due windows; return whether there was anything to do."""
         taken = owned.state.take_due(self.batch_size)
         full = len(taken) == self.batch_size
-        owned.schedule.taken(sum(key not in held for key, _ in taken), more=full)
-        due = [(key, value) for key, value in taken if not held.holds(key)]
+        owned.schedule.taken(sum(key not in held for key, _ in taken) if held else len(taken), more=full)
+        due = [(key, value) for key, value in taken if not held.holds(key)] if held else taken
         windows: list[DueWindow] = []
         for start in range(0, len(due), _SLICE):
             async with self.pace.slice():
-                windows += plan(due[start : start + _SLICE])
+                windows += plan(due[start : start + _SLICE], rules.describe)
         # Each partition looks several times a second: where nothing is due there is nothing to trace.
         tracer: Tracer = self.tracer if windows else NO_TRACER
         with tracer.span("close", follows=owned.last_fold, partition=rules.partition, windows=len(windows)) as span:
@@ -133,11 +133,11 @@ class Closer:
             if transaction is None:
                 return False
             await self._commit(owned, transaction)
-        # What has changed since its document was built stays due.
-        owned.state.put_back(due.key for due in stored if due.key not in transaction.changes)
-        if stored:
-            logger.debug("partition %s: %s windows closed", owned.partition, len(stored))
-        if closed := [due for due in stored if due.key in transaction.changes]:
+        closed = [due for due in stored if due.key in transaction.changes]
+        if len(closed) < len(stored):  # what has changed since its document was built stays due
+            owned.state.put_back(due.key for due in stored if due.key not in transaction.changes)
+        if closed:
+            logger.debug("partition %s: %s windows closed", owned.partition, len(closed))
             owned.schedule.closed(len(closed))
             span.set(closed=len(closed), events=len(transaction.sends))
             self.meter.flushed(closed, len(transaction.sends), self.clock.now_ms())
@@ -172,12 +172,12 @@ class Closer:
 
     def _is_stored(self, due: DueWindow, outcome: Outcome, held: Holds) -> bool:
         """Say whether the window's document is in the database; hold the window back when it is not."""
-        document_id = due.document["_id"]
+        document_id, window = due.document["_id"], window_of(due.key)
         if document_id in outcome.ahead:
             logger.error(
                 "agent %r, window %s: its document has count %s, ours is %s: not overwritten, not emitted",
-                due.window.agent_id,
-                due.window.start,
+                window.agent_id,
+                window.start,
                 outcome.ahead[document_id],
                 due.document["count"],
             )
@@ -185,8 +185,8 @@ class Closer:
         elif document_id in outcome.refused:
             logger.error(
                 "agent %r, window %s: the database refuses its document: %s",
-                due.window.agent_id,
-                due.window.start,
+                window.agent_id,
+                window.start,
                 outcome.refused[document_id],
             )
             self.health.refused(document_id)

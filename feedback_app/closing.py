@@ -7,7 +7,7 @@ A crash between the steps repeats the upsert, which changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -17,7 +17,6 @@ from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.documents import Document, aggregated_event, encode_event, window_document
 from feedback_app.core.state import PartitionRecord, closed_key, end_of, window_of
 from feedback_app.core.transaction import Send, Transaction
-from feedback_app.core.windows import Window
 
 #: An aggregated event of the global mode is split above this size; Kafka's default limit is 1 MiB.
 MAX_EVENT_BYTES: Final = 900_000
@@ -34,13 +33,25 @@ class CloseState(Protocol):
         ...
 
 
+#: Turns stored windows, keys and values, into their documents and their encoded events.
+Describe = Callable[[Sequence[tuple[bytes, bytes]]], Iterable[tuple[Document, bytes]]]
+
+
 class DueWindow(Struct, frozen=True, gc=False):
-    """A window that is due, as it was when the pass began."""
+    """A window that is due, as it was when the pass began; its document, and its aggregated event."""
 
     key: bytes
     value: bytes
-    window: Window
     document: Document
+    event: bytes
+
+
+def describe(due: Sequence[tuple[bytes, bytes]]) -> Iterator[tuple[Document, bytes]]:
+    """Describe windows, in Python: see :data:`Describe`."""
+    for key, value in due:
+        window = window_of(key)
+        document = window_document(window, Aggregate.decode(value))
+        yield document, encode_event(aggregated_event(window, document))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +64,13 @@ class CloseRules:
     joint_events: bool
     #: True: one bulk write for each chat agent. False: bulk writes across agents.
     split_by_agent: bool
+    #: In Python, or compiled.
+    describe: Describe = describe
 
 
-def plan(due: Iterable[tuple[bytes, bytes]]) -> list[DueWindow]:
+def plan(due: Sequence[tuple[bytes, bytes]], describe: Describe = describe) -> list[DueWindow]:
     """Turn stored open windows, in key order, into the windows of a pass."""
-    windows = []
-    for key, value in due:
-        window = window_of(key)
-        windows.append(DueWindow(key, value, window, window_document(window, Aggregate.decode(value))))
-    return windows
+    return [DueWindow(*window, *described) for window, described in zip(due, describe(due), strict=True)]
 
 
 def bulks(windows: Sequence[DueWindow], rules: CloseRules) -> list[list[Document]]:
@@ -70,7 +79,7 @@ def bulks(windows: Sequence[DueWindow], rules: CloseRules) -> list[list[Document
         return [[due.document for due in windows]] if windows else []
     by_agent: dict[str, list[Document]] = {}
     for due in windows:
-        by_agent.setdefault(due.window.agent_id, []).append(due.document)
+        by_agent.setdefault(due.document["agentId"], []).append(due.document)
     return list(by_agent.values())
 
 
@@ -107,13 +116,12 @@ def settle(
 
 
 def _events(windows: Sequence[DueWindow], rules: CloseRules) -> Iterator[Send]:
-    events = (aggregated_event(due.window, due.document) for due in windows)
     if not rules.joint_events:
-        for event in events:
-            yield Send(rules.aggregates_topic, rules.partition, event["agentId"].encode(), encode_event(event))
+        for due in windows:
+            yield Send(rules.aggregates_topic, rules.partition, due.document["agentId"].encode(), due.event)
         return
     key = b"%d" % rules.partition
-    for part in _parts(map(encode_event, events)):
+    for part in _parts(due.event for due in windows):
         value = b'{"partition":%d,"windows":[%b]}' % (rules.partition, b",".join(part))
         yield Send(rules.aggregates_topic, rules.partition, key, value)
 

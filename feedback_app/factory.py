@@ -13,7 +13,7 @@ from agents.feedback import Folder
 from agents.pace import Pace
 from agents.survey import survey
 from agents.window_close import Closer
-from feedback_app import __version__
+from feedback_app import __version__, compiled
 from feedback_app.application import FeedbackApp, FeedbackWorker
 from feedback_app.cli import register_commands
 from feedback_app.closing import CloseRules
@@ -190,12 +190,14 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
             max_future_ms=settings.max_future_ms,
             keep_items=settings.store_items,
             topic_ids=owned.identities.sources,
+            counts=compiled.counts(),
         )
         close_rules = CloseRules(
             partition=owned.partition,
             aggregates_topic=topics.aggregates,
             joint_events=settings.batching_mode is BatchingMode.GLOBAL,
             split_by_agent=settings.batching_mode is BatchingMode.AGENT,
+            describe=compiled.describe(),
         )
         return (folder.run(owned, fold_rules), closer.run(owned, close_rules), survey(owned))
 

@@ -6,15 +6,16 @@ are cut into batches changes nothing: each record is judged by the watermark tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum, origin_checksums
+from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum
+from feedback_app.core.counts import NEW, Counts, Decode, MakeCounts, OpenWindow, Slice, clock_of
 from feedback_app.core.documents import Document, item_document
-from feedback_app.core.events import LOG_APPEND_TIME, Decoded, Event, Invalid, Origin, SourceRecord
+from feedback_app.core.events import Decoded, Event, Invalid, Origin, SourceRecord
 from feedback_app.core.headers import Header, headers_of, origin_headers, origin_of, truncated_from
-from feedback_app.core.state import OPEN, PartitionRecord, closed_key, window_key
+from feedback_app.core.state import OPEN, PartitionRecord, agent_of, closed_key, end_of, window_key
 from feedback_app.core.transaction import Send, Transaction
 from feedback_app.core.watermark import Lateness
 from feedback_app.core.windows import window_end
@@ -28,8 +29,8 @@ class CommittedState(Protocol):
     @property
     def record(self) -> PartitionRecord: ...
 
-    def aggregate(self, key: bytes) -> Aggregate | None:
-        """Return the aggregate stored under a window key. It belongs to the state: copy it before changing it."""
+    def stored(self, key: bytes) -> bytes | None:
+        """Return the value stored under *key*."""
         ...
 
 
@@ -46,6 +47,8 @@ class FoldRules:
     keep_items: bool
     #: The ids of the source topics, to be remembered with their offsets.
     topic_ids: Mapping[str, str] = field(default_factory=dict)
+    #: In Python, or compiled.
+    counts: MakeCounts = Counts
 
 
 @dataclass(slots=True)
@@ -71,13 +74,17 @@ class Fold:
         self.tally = Tally()
         #: Documents of the valid events, to be stored before the transaction is committed.
         self.items: list[Document] = []
-        self._state = state
         self._rules = rules
         self._now_ms = now_ms
         self._before = state.record
-        self._highest = state.record.watermark + rules.lateness.grace_ms
-        self._changed: dict[bytes, Aggregate] = {}
-        self._by_end: dict[int, dict[str, Aggregate]] = {}
+        self._counts = rules.counts(
+            opener(state, rules),
+            rules.window_size,
+            rules.max_future_ms,
+            now_ms,
+            state.record.watermark + rules.lateness.grace_ms,
+        )
+        self._first_open, self._moves_at = self._open_from(self._counts.highest)
         self._sends: list[Send] = []
         self._offsets: dict[str, int] = {}
         #: How many there were.
@@ -86,61 +93,58 @@ class Fold:
     @property
     def holds(self) -> int:
         """How many windows, items and records that were set aside it holds in memory."""
-        return len(self._changed) + len(self.items) + len(self._sends)
+        return len(self._counts) + len(self.items) + len(self._sends)
 
-    def add(self, topic: str, partition: int, records: Sequence[SourceRecord], decoded: Sequence[Decoded]) -> None:
-        """Fold one slice: consecutive *records* of one source partition, and what each of them was decoded to."""
+    def add(self, topic: str, partition: int, records: Sequence[SourceRecord], decode: Decode) -> None:
+        """Fold one slice: consecutive *records* of one source partition."""
         if not records:
             return
-        rules = self._rules
-        size, keep_items = rules.window_size, rules.keep_items
-        checksums = self._checksums(topic, partition, records)
-        # One plain loop, and what seldom changes is worked out when it does: this runs for every event, and half of
-        # what it cost before was divisions, calls and look-ups that gave the same as for the event before.
-        highest = self._highest
-        first_open, moves_at = self._open_from(highest)
-        start = end = 0
-        windows: dict[str, Aggregate] = {}
-        for record, event, checksum in zip(records, decoded, checksums, strict=True):
-            if isinstance(event, Invalid):
-                self._highest = highest
-                self._dead_letter(record, event.error)
-                continue
-            timestamp = event.timestamp
-            # What is no newer than an event that was counted moves nothing, whatever its own record's clock says.
-            in_future = timestamp > highest and timestamp > self._clock(record) + rules.max_future_ms
-            if in_future or timestamp < first_open:
-                self._highest = highest
-                self._reject(record, event, in_future=in_future)
-                continue
-            if not start <= timestamp < end:
-                end = window_end(timestamp, size)
-                start = end - size
-                windows = self._by_end.setdefault(end, {})
-            agent_id = event.agent_id
-            aggregate = windows.get(agent_id)
-            if aggregate is None:
-                if rules.partition_of(agent_id) != rules.partition:
-                    self._forward(record, agent_id)
-                    continue
-                aggregate = windows[agent_id] = self._open(agent_id, end)
-            aggregate.add(event, timestamp, checksum)
-            if timestamp > highest:
-                highest = timestamp
-                if highest >= moves_at:
-                    first_open, moves_at = self._open_from(highest)
-            if keep_items:
-                self.items.append(item_document(event, self._origin(record)))
-        self._highest = highest
+        part = Slice(topic, partition, list(records), decode)
+        # Of these, every record has something to it besides being counted.
+        one_by_one = self._rules.keep_items or topic == self._rules.topics.repartition
+        at = 0
+        while at < len(records):
+            if not one_by_one:
+                at = self._counts.count(part, at, self._first_open, self._moves_at)
+            if at < len(records):
+                self._judge(records[at], part.event(at))
+                at += 1
         self.records += len(records)
         self._offsets[topic] = (records[-1].offset() or 0) + 1
 
-    def _checksums(self, topic: str, partition: int, records: Sequence[SourceRecord]) -> Iterable[int]:
-        """Return the share of each record in its window's checksum."""
-        if topic != self._rules.topics.repartition:
-            return origin_checksums(checksum_seed(topic, partition), [record.offset() or 0 for record in records])
-        origins = map(self._origin, records)
-        return [origin_checksum(checksum_seed(of.topic, of.partition), of.offset) for of in origins]
+    def _judge(self, record: SourceRecord, event: Decoded) -> None:
+        """Say what becomes of one record, whatever it is."""
+        if isinstance(event, Invalid):
+            self._dead_letter(record, event.error)
+            return
+        timestamp, highest = event.timestamp, self._counts.highest
+        # What is no newer than an event that was counted moves nothing, whatever its own record's clock says.
+        in_future = timestamp > highest and timestamp > clock_of(record, self._now_ms) + self._rules.max_future_ms
+        if in_future or timestamp < self._first_open:
+            self._reject(record, event, in_future=in_future)
+        elif not self._count(record, event):
+            self._forward(record, event.agent_id)
+        else:
+            if timestamp > highest:
+                self._counts.highest = timestamp
+                if timestamp >= self._moves_at:
+                    self._first_open, self._moves_at = self._open_from(timestamp)
+            if self._rules.keep_items:
+                self.items.append(item_document(event, self._origin(record)))
+
+    def _count(self, record: SourceRecord, event: Event) -> bool:
+        """Count one event, unless that is another partition's to do: then return False."""
+        size = self._rules.window_size
+        key = window_key(OPEN, event.agent_id, window_end(event.timestamp, size), size)
+        stored = self._counts.get(key)
+        if stored is None:
+            return False
+        aggregate = Aggregate() if stored == NEW else Aggregate.decode(stored)
+        origin = self._origin(record)
+        checksum = origin_checksum(checksum_seed(origin.topic, origin.partition), origin.offset)
+        aggregate.add(event, event.timestamp, checksum)
+        self._counts.put(key, aggregate.encode())
+        return True
 
     def _open_from(self, highest: int) -> tuple[int, int]:
         """Return the first time whose window can be counted into, once an event with time *highest* was counted; and
@@ -149,39 +153,15 @@ class Fold:
         first_open = lateness.seen(self._before, highest).floor // size * size
         return first_open, first_open + size + lateness.grace_ms + lateness.retention_ms
 
-    def _clock(self, record: SourceRecord) -> int:
-        """Return what "in the future" is measured against: the broker's clock, where the record has its time."""
-        kind, appended = record.timestamp()
-        return appended if kind == LOG_APPEND_TIME else self._now_ms
-
     def transaction(self) -> Transaction:
         """Return what the fold changes, as one transaction."""
-        record = self._rules.lateness.seen(self._before, self._highest)
+        record = self._rules.lateness.seen(self._before, self._counts.highest)
         record = replace(
             record.with_size(self._rules.window_size),
             offsets={**record.offsets, **self._offsets},
             topic_ids={**record.topic_ids, **self._rules.topic_ids},
         )
-        return Transaction(
-            changes={key: aggregate.encode() for key, aggregate in self._changed.items()},
-            record=record,
-            sends=self._sends,
-            aggregates=self._changed,
-        )
-
-    def _open(self, agent_id: str, end: int) -> Aggregate:
-        """Return the aggregate to count into: the open window's, the closed one's reopened, or a new one."""
-        key = window_key(OPEN, agent_id, end, self._rules.window_size)
-        committed = self._state.aggregate(key)
-        if committed is not None:
-            aggregate = committed.copy()
-        elif end <= self._before.watermark and (closed := self._state.aggregate(closed_key(key))) is not None:
-            aggregate = closed.copy()
-            aggregate.revision += 1
-        else:
-            aggregate = Aggregate()
-        self._changed[key] = aggregate
-        return aggregate
+        return Transaction(self._counts.changes(), record, self._sends)
 
     def _reject(self, record: SourceRecord, event: Event, *, in_future: bool) -> None:
         """Set an event aside whose time is wrong; a misplaced one is judged where it belongs."""
@@ -206,7 +186,7 @@ class Fold:
             *kept.headers,
             (Header.ERROR, error.encode()),
             *origin_headers(self._origin(record)),
-            (Header.WATERMARK, b"%d" % (self._highest - self._rules.lateness.grace_ms)),
+            (Header.WATERMARK, b"%d" % (self._counts.highest - self._rules.lateness.grace_ms)),
             (Header.DECIDED_AT, b"%d" % self._now_ms),
         ]
         self._sends.append(Send(topic, self._rules.partition, kept.key, kept.value, headers))
@@ -234,3 +214,25 @@ class Fold:
         if own.topic != self._rules.topics.repartition:
             return own
         return origin_of(headers_of(record)) or own
+
+
+def opener(state: CommittedState, rules: FoldRules) -> OpenWindow:
+    """Return what opens the windows of a fold: the open window goes on, the closed one is reopened, or it is new.
+
+    It holds *state*, and nothing of the fold: a fold that is done with is gone at once.
+    """
+    watermark, partition_of = state.record.watermark, rules.partition_of
+
+    def open_window(key: bytes) -> bytes | None:
+        if partition_of(agent_of(key)) != rules.partition:
+            return None
+        stored = state.stored(key)
+        if stored is not None:
+            return stored
+        if end_of(key) <= watermark and (closed := state.stored(closed_key(key))) is not None:
+            aggregate = Aggregate.decode(closed)
+            aggregate.revision += 1
+            return aggregate.encode()
+        return NEW
+
+    return open_window

@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 
 from feedback_app.core.clock import Clock
+from feedback_app.core.state import end_of
 from feedback_app.health import Health
 from feedback_app.liveness import Liveness
 from feedback_app.measuring import Collection, CommandOutcome, Operation, TransactionOutcome, Worker
@@ -222,7 +223,7 @@ class Metrics:
         self._closed_again.inc(len(windows) - len(first))
         now = now_ms / 1000
         self._window_events.observe([due.document["count"] for due in first])
-        self._close_delay.observe([max(0.0, now - due.window.end / 1000) for due in first])
+        self._close_delay.observe([max(0.0, now - end_of(due.key) / 1000) for due in first])
         self._batch_age.observe([max(0.0, now - due.document["firstTimestamp"].timestamp()) for due in first])
 
     def transaction(self, outcome: TransactionOutcome, seconds: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
-from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.state import CLOSED, OPEN, PARTITION_RECORD_KEY, Changes, PartitionRecord, end_of
 from feedback_app.core.transaction import Transaction
 from tables.store import PartitionStore, Position
@@ -24,7 +23,7 @@ class PartitionState:
         self._cached = cached
         self._known = store.record()
         self._record = self._known or PartitionRecord()
-        self._cache: dict[bytes, Aggregate] = {}
+        self._cache: dict[bytes, bytes] = {}
         #: What was read of the windows that were taken: a pass asks for each of them once more, and there are few.
         self._taken: dict[bytes, bytes] = {}
         #: No open window was ever stored under a later key: the store need not be asked for one. Most windows that are
@@ -53,17 +52,11 @@ class PartitionState:
         return self._cursor
 
     def stored(self, key: bytes) -> bytes | None:
-        """Return the value stored under *key*."""
-        taken = self._taken.get(key)
-        return self._store.get(key) if taken is None else taken
-
-    def aggregate(self, key: bytes) -> Aggregate | None:
-        """Return the aggregate stored under a window key. It belongs to the state: copy it before changing it."""
-        cached = self._cache.get(key)
-        if cached is not None:
-            return cached
-        value = None if key > self._last_open else self._store.get(key)
-        return None if value is None else Aggregate.decode(value)
+        """Return the value stored under the key of a window."""
+        if key > self._last_open:
+            return None
+        value = self._cache.get(key) or self._taken.get(key)
+        return self._store.get(key) if value is None else value
 
     def open_windows_of(self, agent_id: str) -> list[tuple[bytes, bytes]]:
         """Return the open windows of one agent, oldest first."""
@@ -117,16 +110,17 @@ class PartitionState:
     def apply(self, transaction: Transaction) -> None:
         """Let the rest of the state follow a transaction that was persisted."""
         self._record = transaction.record
-        cache, aggregates = self._cache, transaction.aggregates
-        if aggregates:
-            self._cursor = min(self._cursor, *aggregates)
-            self._last_open = max(self._last_open, *aggregates)
-            cache.update(aggregates)
+        cache, changes = self._cache, transaction.changes
+        opened = {key: value for key, value in changes.items() if value is not None and key.startswith(OPEN)}
+        if opened:
+            self._cursor = min(self._cursor, *opened)
+            self._last_open = max(self._last_open, *opened)
+            cache.update(opened)
             # The oldest go first. That is not the least used, and good enough: what is missing costs a microsecond.
             for key in list(islice(cache, max(0, len(cache) - self._cached))):
                 del cache[key]
-        if cache and len(aggregates) != len(transaction.changes):
-            for key in transaction.changes.keys() - aggregates.keys():
+        if cache and len(opened) != len(changes):
+            for key in changes.keys() - opened.keys():
                 cache.pop(key, None)
         for key in self._taken.keys() & transaction.changes.keys():
             del self._taken[key]

@@ -7,11 +7,13 @@ groups and databases, which :func:`settings` makes up. A service that can't run 
 
 from __future__ import annotations
 
+import importlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from feedback_app.settings import PREFIX, Settings, load_settings
 from feedback_app.topics import Topics
 from tests.services import browser, redis
 from tests.services.browser import Tabs
+from tests.services.compiled import is_installed
 from tests.services.kafka import ApacheKafka, why_unavailable
 from tests.services.secure_kafka import SecureKafka
 from tests.services.workers import StartWorker
@@ -167,6 +170,14 @@ def redis_url() -> Iterator[str]:
     _require(redis.why_unavailable())
     with redis.RedisServer() as server:
         yield server.url
+
+
+@pytest.fixture
+def native() -> ModuleType:
+    """The compiled part of the application."""
+    if not is_installed():
+        _require("feedback_native is not installed: make install builds it where there is a Rust")
+    return importlib.import_module("feedback_native")
 
 
 def _require_kafka() -> None:

@@ -44,7 +44,7 @@ def origin_checksums(seed: int, offsets: Iterable[int]) -> Iterator[int]:
 
 
 class Aggregate:
-    """The counts of one (agent, window). Mutable, and owned by one fold until that fold is committed."""
+    """The counts of one (agent, window), while a fold counts into them."""
 
     __slots__ = (
         "checksum",
@@ -120,25 +120,6 @@ class Aggregate:
                 counts[tag] = 1
             else:
                 self.other_tags += 1
-
-    def copy(self) -> Self:
-        """Return an independent copy: a fold changes copies, so that an abort leaves the original as it was."""
-        twin = self.__class__.__new__(self.__class__)
-        twin.revision = self.revision
-        twin.positive = self.positive
-        twin.negative = self.negative
-        twin.neutral = self.neutral
-        twin.score_count = self.score_count
-        twin.score_sum = self.score_sum
-        twin.score_min = self.score_min
-        twin.score_max = self.score_max
-        twin.comments = self.comments
-        twin.tags = None if self.tags is None else self.tags.copy()
-        twin.other_tags = self.other_tags
-        twin.first = self.first
-        twin.last = self.last
-        twin.checksum = self.checksum
-        return twin
 
     def encode(self) -> bytes:
         """Return the stored form; :meth:`decode` is its inverse."""

@@ -24,6 +24,7 @@ BEGINNING: Final = -1
 
 _TIMES: Final = struct.Struct(">QQ")
 _END: Final = struct.Struct(">Q")
+_AGENT_AT: Final = 17
 #: Of the partition record: 2 added the ids of the source topics.
 _VERSION: Final = 2
 _FIRST_VERSION: Final = 1
@@ -40,7 +41,12 @@ def window_key(prefix: bytes, agent_id: str, end: int, size: int) -> bytes:
 def window_of(key: bytes) -> Window:
     """Return the window that a :func:`window_key` names."""
     end, size = _TIMES.unpack_from(key, 1)
-    return Window(key[17:].decode(), end - size, size)
+    return Window(agent_of(key), end - size, size)
+
+
+def agent_of(key: bytes) -> str:
+    """Return the agent of the window that *key* names."""
+    return key[_AGENT_AT:].decode()
 
 
 def closed_key(open_key: bytes) -> bytes:

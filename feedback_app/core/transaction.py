@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from msgspec import Struct
 
-from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.events import Headers
 from feedback_app.core.state import Changes, PartitionRecord
 
@@ -30,10 +28,8 @@ class Transaction:
         changes: state keys put or deleted, in the changelog and in RocksDB; the partition record is not among them.
         record: the partition record after the step.
         sends: records for other topics.
-        aggregates: the open windows that *changes* puts, decoded, for the cache.
     """
 
     changes: Changes
     record: PartitionRecord
     sends: list[Send] = field(default_factory=list)
-    aggregates: Mapping[bytes, Aggregate] = field(default_factory=dict)

@@ -11,7 +11,6 @@ from typing import Any, Final
 import agents.window_close
 import feedback_app.closing
 import tables.partition
-from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.state import CLOSED, PartitionRecord
 from feedback_app.core.transaction import Transaction
 from feedback_app.folding import Fold
@@ -45,8 +44,14 @@ def rocksdb_before_the_commit() -> None:
 
 
 def cache_kept_after_an_abort() -> None:
-    """A fold changes the aggregates that the cache holds, and not copies of them."""
-    Aggregate.copy = lambda self: self  # type: ignore[method-assign]  # that is the point
+    """The cache holds what may still be aborted."""
+    commit = OwnedPartition.commit
+
+    async def cache_first(self: OwnedPartition, transaction: Transaction) -> None:
+        self.state._cache.update((key, value) for key, value in transaction.changes.items() if value is not None)
+        await commit(self, transaction)
+
+    OwnedPartition.commit = cache_first  # type: ignore[method-assign]  # that is the point
 
 
 def no_fence() -> None:
@@ -106,7 +111,7 @@ def the_cursor_is_not_lowered() -> None:
 def caches_are_kept_over_a_rebalance() -> None:
     """What was cached of a partition is there still when it comes back from another worker."""
     create = PartitionState.__init__
-    caches: dict[str, dict[bytes, Aggregate]] = {}
+    caches: dict[str, dict[bytes, bytes]] = {}
 
     def with_the_old_cache(self: PartitionState, store: PartitionStore, cached: int) -> None:
         create(self, store, cached)

@@ -79,7 +79,7 @@ class Scribe:
         for number, state in enumerate(self.states):
             ends = [end_of(key) for key in state.stores if key.startswith(OPEN)]
             state.record = self.lateness.silent(state.record, FOR_EVER, max(ends, default=None))
-            due = plan((key, value) for key, value in sorted(state.stores.items()) if key.startswith(OPEN))
+            due = plan([(key, value) for key, value in sorted(state.stores.items()) if key.startswith(OPEN)])
             with open_database(self.settings) as database:
                 for window in due:
                     document = {**window.document, "closedAt": date(NOW)}
@@ -105,7 +105,7 @@ class Scribe:
                 )
                 fold = Fold(self.states[partition], rules, time.time_ns() // 1_000_000)
                 records: Any = messages
-                fold.add(topic, partition, records, decode([message.value() for message in messages]))
+                fold.add(topic, partition, records, decode)
                 self._commit(partition, fold.transaction())
                 found = True
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import bson
@@ -20,6 +20,7 @@ from feedback_app.core.watermark import Lateness
 from feedback_app.folding import Fold, FoldRules
 from feedback_app.models import decode
 from feedback_app.topics import MAX_SIDE_BYTES, Topics
+from tests.services.compiled import every_counts
 
 NOW_MS: Final = 1_700_000_000_000
 TOPICS: Final = Topics("feedback", "feedback-repartition", "aggregates", "late", "dead", "changelog", 2)
@@ -32,6 +33,8 @@ RULES: Final = FoldRules(
     max_future_ms=5_000,
     keep_items=True,
 )
+#: Without items, what is plain is counted in a loop of its own: in Python, and compiled.
+_OTHER_WAYS: Final = [replace(RULES, keep_items=False, counts=counts) for counts in every_counts()]
 #: A batch's header, a record's lengths and offsets, and the lengths of ten headers.
 _BROKERS_OWN_BYTES: Final = 61 + 40 + 10 * 10
 
@@ -79,7 +82,7 @@ class State:
 
     record = PartitionRecord(watermark=NOW_MS - 60_000, floor=NOW_MS - 660_000)
 
-    def aggregate(self, key: bytes) -> Aggregate | None:
+    def stored(self, key: bytes) -> bytes | None:
         return None
 
 
@@ -108,15 +111,20 @@ def check(records: Sequence[Record]) -> Endings:
             assert event.error.isprintable(), "an error has one line"
             assert 0 < len(event.error) < 200, "an error is short"
     fold = Fold(State(), RULES, NOW_MS)
-    fold.add(records[0].topic(), 0, records, decoded)
+    fold.add(records[0].topic(), 0, records, decode)
     transaction = fold.transaction()
     tally = fold.tally
-    counted = sum(aggregate.count for aggregate in transaction.aggregates.values())
+    aggregates = [Aggregate.decode(value or b"") for value in transaction.changes.values()]
+    counted = sum(aggregate.count for aggregate in aggregates)
     assert counted + tally.late + tally.invalid + tally.forwarded == len(records), "each record ends in one place"
     assert len(transaction.sends) == len(records) - counted, "what is not counted is sent"
-    _check_places(records, transaction.sends, sum(each.checksum for each in transaction.aggregates.values()))
+    _check_places(records, transaction.sends, sum(each.checksum for each in aggregates))
     for send in transaction.sends:
         _check_send(send)
+    for rules in _OTHER_WAYS:
+        other = Fold(State(), rules, NOW_MS)
+        other.add(records[0].topic(), 0, records, decode)
+        assert (other.transaction(), other.tally) == (transaction, tally), "whoever counts, it comes to the same"
     for key, value in transaction.changes.items():
         assert value is not None, "a fold deletes nothing"
         _check_window(key, value)

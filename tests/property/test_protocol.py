@@ -18,6 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
+from feedback_app.core.state import window_of
 from feedback_app.errors import Fenced
 from tests.property.world import PARTITIONS, SIZE_MS, TOPICS, Crash, World
 
@@ -96,7 +97,8 @@ class Protocol(RuleBasedStateMachine):
                 raise Crash
             if fold_between:
                 for due in windows[:1]:
-                    self._produce(partition, due.window.agent_id, due.window.start, "neutral", {})
+                    window = window_of(due.key)
+                    self._produce(partition, window.agent_id, window.start, "neutral", {})
                 owner.fold(TOPICS.feedback, 50)
             owner.end_close(windows, stored, limit, crash)
         except Crash:

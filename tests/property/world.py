@@ -166,7 +166,7 @@ class Owner:
         while True:
             fold = Fold(self.state, self.fold_rules, self.broker.clock.now_ms())
             for cut in (records[: limit // 2], records[limit // 2 :]):
-                fold.add(topic, self.partition, cut, decode([record.value() for record in cut]))
+                fold.add(topic, self.partition, cut, decode)
             if crash == "before commit":
                 raise Crash
             try:

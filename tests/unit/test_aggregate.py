@@ -174,17 +174,6 @@ def test_a_records_share_of_the_checksum_has_32_bits(offset: int) -> None:
     assert 0 <= origin_checksum(_SEED, offset) < 2**32
 
 
-def test_a_copy_is_independent() -> None:
-    original = aggregate_of([(event(score=3, tags=["a"], comment="x"), 9)])
-    original.revision = 4
-    before = content(Aggregate.decode(original.encode()))
-    copy = original.copy()
-    assert content(copy) == before
-    copy.add(event(9_000, rating="neutral", score=1, tags=["a", "b"], comment="y"), 9_000, 1)
-    assert content(original) == before
-    assert copy.tags == {"a": 2, "b": 1}
-
-
 @pytest.mark.parametrize("version", [0, 2, 255])
 def test_a_format_that_is_not_known_is_refused(version: int) -> None:
     stored = aggregate_of([(event(), 1)]).encode()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from feedback_app.closing import MAX_EVENT_BYTES, CloseRules, DueWindow, bulks, plan, settle
 from feedback_app.core.aggregate import MAX_TAGS, Aggregate
-from feedback_app.core.documents import window_document
+from feedback_app.core.documents import aggregated_event, encode_event, window_document
 from feedback_app.core.events import Event
 from feedback_app.core.state import CLOSED, OPEN, PartitionRecord, end_of, window_key
 from feedback_app.core.transaction import Send, Transaction
@@ -86,9 +86,9 @@ def close(state: State, expired: Iterable[bytes] = (), rules: CloseRules = HYBRI
 def test_a_plan_has_the_document_of_each_window() -> None:
     (due,) = plan([(open_key(2_000), counted(3, revision=1).encode())])
     window = Window("ann", 1_000, SIZE)
-    assert due == DueWindow(
-        open_key(2_000), counted(3, revision=1).encode(), window, window_document(window, counted(3, revision=1))
-    )
+    document = window_document(window, counted(3, revision=1))
+    event = encode_event(aggregated_event(window, document))
+    assert due == DueWindow(open_key(2_000), counted(3, revision=1).encode(), document, event)
 
 
 # key order     ann 1,000   bob 1,000   ann 2,000   cat 2,000
@@ -189,7 +189,6 @@ def test_closing_moves_neither_the_record_nor_the_source_offsets() -> None:
     state = state_with(open_key(1_000), floor=500)
     transaction = close(state)
     assert transaction.record == state.record
-    assert transaction.aggregates == {}
 
 
 _ENDS = st.sets(st.integers(1, 8).map(lambda number: number * SIZE), max_size=8)

@@ -59,7 +59,7 @@ class Owned:
         self.turn = asyncio.Lock()
         self.turn_wanted = self.folding = False
         self.silent_since_ms = 0
-        self.state = SimpleNamespace(record=PartitionRecord(), aggregate=lambda key: None)
+        self.state = SimpleNamespace(record=PartitionRecord(), stored=lambda key: None)
         self.inbox: asyncio.Queue[Batch] = asyncio.Queue()
         for batch in batches:
             self.inbox.put_nowait(batch)

@@ -53,12 +53,11 @@ def commit(state: PartitionState, transaction: Transaction) -> None:
     state.apply(transaction)
 
 
-def fold(state: PartitionState, *keys: bytes, count: int = 1) -> list[Aggregate]:
-    """Commit what a fold would write; return the aggregates, which belong to the state from now on."""
-    aggregates = {each: aggregate(count) for each in keys}
-    changes: dict[bytes, bytes | None] = {each: value.encode() for each, value in aggregates.items()}
-    commit(state, Transaction(changes=changes, record=state.record, aggregates=aggregates))
-    return list(aggregates.values())
+def fold(state: PartitionState, *keys: bytes, count: int = 1) -> list[bytes]:
+    """Commit what a fold would write; return the values."""
+    values = {each: aggregate(count).encode() for each in keys}
+    commit(state, Transaction(changes={**values}, record=state.record))
+    return list(values.values())
 
 
 def move(state: PartitionState, watermark: int, floor: int = -1) -> None:
@@ -90,7 +89,7 @@ def test_state_is_there_after_a_restart(state: PartitionState, store: PartitionS
     again = PartitionState(store, cached=3)
     assert not again.is_new
     assert again.record == PartitionRecord(watermark=2_000, floor=500)
-    assert again.aggregate(key(1_000)) == aggregate(4)
+    assert again.stored(key(1_000)) == aggregate(4).encode()
     assert due(again) == [key(1_000)]
     assert again.newest_end() == 3_000
 
@@ -112,7 +111,7 @@ def test_a_store_that_refuses_leaves_the_state_as_it_was(state: PartitionState, 
     store.close()
     with pytest.raises(StateError):
         fold(state, key(1_000), count=2)
-    assert state.aggregate(key(1_000)) is before
+    assert state.stored(key(1_000)) is before
 
 
 # -- the close schedule --------------------------------------------------------------------------------------------
@@ -260,30 +259,30 @@ def test_the_open_windows_of_an_agent_are_those_committed(state: PartitionState)
 
 def test_what_a_fold_changed_is_kept_in_memory(state: PartitionState) -> None:
     (mine,) = fold(state, key(1_000))
-    assert state.aggregate(key(1_000)) is mine
+    assert state.stored(key(1_000)) is mine
     (later,) = fold(state, key(1_000), count=2)
-    assert state.aggregate(key(1_000)) is later
+    assert state.stored(key(1_000)) is later
 
 
 def test_no_more_is_kept_than_allowed_and_nothing_is_lost(state: PartitionState) -> None:
     folded = {key(end): fold(state, key(end), count=end)[0] for end in range(1_000, 11_000, 1_000)}
-    kept = [each for each, value in folded.items() if state.aggregate(each) is value]
+    kept = [each for each, value in folded.items() if state.stored(each) is value]
     assert kept == [key(8_000), key(9_000), key(10_000)]
     for each, value in folded.items():
-        assert state.aggregate(each) == value
+        assert state.stored(each) == value
 
 
 def test_one_large_fold_does_not_keep_more_either(state: PartitionState) -> None:
     keys = [key(end) for end in range(1_000, 11_000, 1_000)]
     folded = fold(state, *keys)
-    assert sum(state.aggregate(each) is value for each, value in zip(keys, folded, strict=True)) == 3
+    assert sum(state.stored(each) is value for each, value in zip(keys, folded, strict=True)) == 3
 
 
 def test_a_window_that_was_closed_is_not_kept(state: PartitionState) -> None:
     fold(state, key(1_000))
     write(state, {key(1_000): None, closed(1_000): aggregate(5).encode()})
-    assert state.aggregate(key(1_000)) is None
-    assert state.aggregate(closed(1_000)) == aggregate(5)
+    assert state.stored(key(1_000)) is None
+    assert state.stored(closed(1_000)) == aggregate(5).encode()
     assert state.stored(closed(1_000)) == aggregate(5).encode()
 
 
@@ -300,24 +299,24 @@ def test_the_store_is_not_asked_for_what_is_later_than_all_it_has(store: Partiti
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "get", noted)
-        assert state.aggregate(key(2_000, "bob")) == aggregate()
-        assert state.aggregate(key(2_000, "zoe")) is None
-        assert state.aggregate(key(3_000, "ann")) is None
-        assert state.aggregate(closed(9_000)) is None
+        assert state.stored(key(2_000, "bob")) == aggregate().encode()
+        assert state.stored(key(2_000, "zoe")) is None
+        assert state.stored(key(3_000, "ann")) is None
+        assert state.stored(closed(9_000)) is None
         assert asked == [key(2_000, "bob"), closed(9_000)]
         fold(state, key(2_000, "zoe"), count=2)
         fold(state, key(1_000, "zoe"), count=3)
-        assert state.aggregate(key(2_000, "zoe")) == aggregate(2)
-        assert state.aggregate(key(1_000, "zoe")) == aggregate(3)
+        assert state.stored(key(2_000, "zoe")) == aggregate(2).encode()
+        assert state.stored(key(1_000, "zoe")) == aggregate(3).encode()
         write(state, {key(2_000, "zoe"): None})
-        assert state.aggregate(key(2_000, "zoe")) is None
+        assert state.stored(key(2_000, "zoe")) is None
 
 
 def test_without_a_cache_everything_is_read(store: PartitionStore) -> None:
     state = PartitionState(store, cached=0)
     (mine,) = fold(state, key(1_000), count=6)
-    assert state.aggregate(key(1_000)) is not mine
-    assert state.aggregate(key(1_000)) == aggregate(6)
+    assert state.stored(key(1_000)) is not mine
+    assert state.stored(key(1_000)) == aggregate(6).encode()
 
 
 # -- where reading starts ------------------------------------------------------------------------------------------

@@ -1,0 +1,22 @@
+//! What `feedback_app` does most often, compiled. It is optional, and gives to the byte what Python gives.
+//!
+//! It decides nothing that is hard: where a record is not plain, or a window is not open yet, Python is asked.
+
+mod aggregate;
+mod checksum;
+mod counts;
+mod dates;
+mod documents;
+mod plain;
+
+use pyo3::prelude::*;
+
+/// The contract between this crate and `feedback_app`: another number means that one of them is too old for the other.
+const INTERFACE: u32 = 1;
+
+#[pymodule]
+fn feedback_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("INTERFACE", INTERFACE)?;
+    module.add_class::<counts::Counts>()?;
+    module.add_function(wrap_pyfunction!(documents::describe, module)?)
+}
