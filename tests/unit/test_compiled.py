@@ -49,10 +49,6 @@ def asked_anew() -> Any:
 # -- counting ------------------------------------------------------------------------------------------------------
 
 
-#: No later than what was counted before, so that nothing moves by it.
-_COUNTED_MS = NOW_MS - 59_500
-
-
 def never(values: Sequence[bytes | None]) -> Sequence[Decoded]:
     raise AssertionError(f"asked Python about {values}")
 
@@ -60,11 +56,11 @@ def never(values: Sequence[bytes | None]) -> Sequence[Decoded]:
 @pytest.mark.parametrize(
     "value",
     [
-        valid(_COUNTED_MS),
-        valid(_COUNTED_MS, score=5, messageId="m", conversationId="c", tags=["slow", "wrong"], comment="so so"),
-        valid(_COUNTED_MS, score=None, messageId=None, conversationId=None, tags=None, comment=None),
-        valid(_COUNTED_MS, tags=[], comment="", messageId=""),
-        valid(_COUNTED_MS, feedbackId="é" * 128, userId="😀" * 128, comment="ü" * 2_000, tags=["ß" * 32] * 8),
+        valid(NOW_MS),
+        valid(NOW_MS, score=5, messageId="m", conversationId="c", tags=["slow", "wrong"], comment="so so"),
+        valid(NOW_MS, score=None, messageId=None, conversationId=None, tags=None, comment=None),
+        valid(NOW_MS, tags=[], comment="", messageId=""),
+        valid(NOW_MS, feedbackId="é" * 128, userId="😀" * 128, comment="ü" * 2_000, tags=["ß" * 32] * 8),
     ],
 )
 @pytest.mark.parametrize("encode", [orjson.dumps, lambda value: orjson.dumps(value, option=orjson.OPT_INDENT_2)])
@@ -76,6 +72,91 @@ def test_what_is_written_plainly_is_counted_without_python(
     fold.add("feedback", 0, [Record(encode(value), offset) for offset in range(3)], never)
     (counted,) = fold.transaction().changes.values()
     assert Aggregate.decode(counted or b"").count == 3
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        *(
+            b',"agentId":"ann"}',
+            b',"rating":"positive"}',
+            b',"timestamp":1700000000000}',
+            b',"extra":1}',
+            b"}}",
+            b"} x",
+            b"",
+        ),
+        *(b',"score":0}', b',"score":6}', b',"score":11}', b',"score":1.0}', b',"score":"1"}', b',"score":-1}'),
+        *(b',"tags":[""]}', b',"tags":["' + b"x" * 33 + b'"]}', b',"tags":["a",]}', b',"tags":[1]}', b',"tags":["a"}'),
+        *(
+            b',"tags":["a"' + b',"a"' * 8 + b"]}",
+            b',"comment":"' + b"x" * 2_001 + b'"}',
+            b',"comment":"\\n"}',
+            b',"comment":1}',
+        ),
+        *(
+            b',"messageId":"' + b"x" * 129 + b'"}',
+            b',"conversationId":"\x1f"}',
+            b',"messageId":"\xff"}',
+            b',"score":nul}',
+            b",}",
+        ),
+    ],
+)
+def test_what_is_not_plain_is_left_to_python(native: ModuleType, end: bytes) -> None:
+    """Whether it is an event or not."""
+    assert asked_about(native, orjson.dumps(valid(NOW_MS))[:-1] + end)
+
+
+@pytest.mark.parametrize(
+    "timestamp", [b"0%d" % NOW_MS, b"-1", b"1.7e12", b"%d.0" % NOW_MS, b"%d" % (LAST_MS + 1), b'"x"']
+)
+def test_a_time_that_is_not_plain_is_left_to_python(native: ModuleType, timestamp: bytes) -> None:
+    value = orjson.dumps(valid(NOW_MS)).replace(b"%d" % NOW_MS, timestamp)
+    assert asked_about(native, value, max_future_ms=LAST_MS)
+
+
+def asked_about(native: ModuleType, value: bytes, max_future_ms: int = 5_000) -> bool:
+    """Say whether a record is left to Python, which comes to what it comes to by itself."""
+    asked: list[bytes | None] = []
+
+    def noted(values: Sequence[bytes | None]) -> Sequence[Decoded]:
+        asked.extend(values)
+        return decode(values)
+
+    transactions = []
+    for counts in (native.Counts, Counts):
+        rules = replace(RULES, keep_items=False, max_future_ms=max_future_ms, counts=counts)
+        fold = Fold(State(), rules, NOW_MS)
+        fold.add("feedback", 0, [Record(value)], noted if counts is native.Counts else decode)
+        transactions.append(fold.transaction())
+    assert transactions[0] == transactions[1]
+    return asked == [value]
+
+
+class Stored(State):
+    def __init__(self, windows: dict[bytes, bytes | None]) -> None:
+        self._windows = windows
+
+    def stored(self, key: bytes) -> bytes | None:
+        return self._windows.get(key)
+
+
+def test_tags_are_named_up_to_the_same_number(native: ModuleType) -> None:
+    """In the order in which they come, over several folds."""
+    values = [
+        orjson.dumps(valid(NOW_MS, tags=[f"tag {8 * number + each}" for each in range(8)])) for number in range(6)
+    ]
+    stored: dict[Any, dict[bytes, bytes | None]] = {Counts: {}, native.Counts: {}}
+    for value in [*values, *values]:
+        for counts, windows in stored.items():
+            fold = Fold(Stored(windows), replace(RULES, keep_items=False, counts=counts), NOW_MS)
+            fold.add("feedback", 0, [Record(value)], never if counts is native.Counts else decode)
+            windows.update(fold.transaction().changes)
+    assert stored[native.Counts] == stored[Counts]
+    (window,) = stored[Counts].values()
+    aggregate = Aggregate.decode(window or b"")
+    assert (len(aggregate.tags or {}), aggregate.other_tags) == (MAX_TAGS, 2 * (48 - MAX_TAGS))
 
 
 def test_of_what_the_simulator_sends_python_sees_next_to_nothing(native: ModuleType) -> None:
@@ -128,7 +209,7 @@ def test_an_error_in_python_comes_through(native: ModuleType) -> None:
 
     fold = Fold(State(), replace(RULES, keep_items=False, partition_of=fails, counts=native.Counts), NOW_MS)
     with pytest.raises(OSError, match="the disk is gone"):
-        fold.add("feedback", 0, [Record(orjson.dumps(valid(_COUNTED_MS)))], never)
+        fold.add("feedback", 0, [Record(orjson.dumps(valid(NOW_MS)))], never)
 
 
 @pytest.mark.parametrize("kind", ["in Python", "compiled"])
