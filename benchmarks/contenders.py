@@ -52,8 +52,8 @@ class Bar(NamedTuple):
     aim: float
 
 
-def _ours() -> Sequence[str]:
-    return (_HERE, "-m", "faust", "-A", "benchmarks.our_worker", "worker", "-l", "warn")
+def _ours(module: str = "our_worker") -> Sequence[str]:
+    return (_HERE, "-m", "faust", "-A", f"benchmarks.{module}", "worker", "-l", "warn")
 
 
 def _stock() -> Sequence[str]:
@@ -90,6 +90,7 @@ STOCK: Final = Peer(
 PEERS: Final = (
     OURS,
     Peer("ours_2", "the same, two workers of one group", _ours, members=2),
+    Peer("ours_python", "one, its compiled part not installed", partial(_ours, "our_worker_in_python")),
     Peer(
         "kafka_streams",
         "Kafka Streams, one thread, at least once",
@@ -134,7 +135,7 @@ PEERS: Final = (
 )
 
 #: Whose results decide on the exit code: a peer that loses windows is shown, and is no failure of the comparison.
-MUST_BE_RIGHT: Final = frozenset({OURS.name, "ours_2", "bare_aiokafka", "bare", "bare_tuned"})
+MUST_BE_RIGHT: Final = frozenset({OURS.name, "ours_2", "ours_python", "bare_aiokafka", "bare", "bare_tuned"})
 
 #: What a worker process of ours has to reach.
 BARS: Final = (

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -126,7 +127,8 @@ def versions() -> dict[str, str]:
         found[distribution] = match[1]
     pom = ElementTree.parse(_ROOT / "benchmarks" / "peers" / "kafka_streams" / "pom.xml")
     found["Kafka Streams"] = pom.findtext("properties/kafka.version") or "?"
-    return {"Python": platform.python_version(), **found}
+    compiled = version("feedback_native") if find_spec("feedback_native") else "not installed"
+    return {"Python": platform.python_version(), "feedback_native": compiled, **found}
 
 
 def draw(comparison: Comparison, path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Final, Protocol
 
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksums
@@ -112,8 +113,9 @@ class Counts:
         return len(self._aggregates)
 
     def count(self, part: Slice, at: int, first_open: int, moves_at: int) -> int:
-        records, events = part.records[at:], part.events[at:]
-        checksums = origin_checksums(part.seed, [record.offset() or 0 for record in records])
+        # Not sliced: where every record is one to stop at, that would be a copy of the rest for each.
+        records, events = islice(part.records, at, None), islice(part.events, at, None)
+        checksums = origin_checksums(part.seed, (record.offset() or 0 for record in islice(part.records, at, None)))
         highest, size = self.highest, self._size
         # One plain loop, and what seldom changes is worked out when it does: this runs for every event, and half of
         # what it cost before was divisions, calls and look-ups that gave the same as for the event before.

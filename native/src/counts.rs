@@ -55,7 +55,7 @@ impl Counts {
                 return Ok(index);
             }
             if timestamp > self.highest
-                && (timestamp >= moves_at || timestamp > self.clock(&record)? + self.max_future_ms)
+                && (timestamp >= moves_at || timestamp > self.clock(&record)?.saturating_add(self.max_future_ms))
             {
                 return Ok(index);
             }
