@@ -173,6 +173,9 @@ def _kubectl(words: list[str]) -> None:
 
 
 def _pip(words: list[str]) -> None:
+    if words[1:] == ["./native"]:
+        assert (ROOT / "native" / "pyproject.toml").is_file()
+        return
     assert words[:2] == ["install", "--constraint"]
     assert (ROOT / words[2]).is_file()
     (project,) = words[3:]
