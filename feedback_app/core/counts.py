@@ -34,7 +34,6 @@ class Slice:
     """
 
     def __init__(self, topic: str, partition: int, records: list[SourceRecord], decode: Decode) -> None:
-        self.topic = topic
         self.records = records
         #: What :func:`origin_checksum` needs to know of the source partition.
         self.seed = checksum_seed(topic, partition)
