@@ -18,14 +18,12 @@ logger = logging.getLogger(__name__)
 _INTERFACE: Final = 1
 
 
-@cache
 def counts() -> MakeCounts:
     """Return what counts events: compiled, or in Python."""
     native = _native()
     return Counts if native is None else native.Counts
 
 
-@cache
 def describe() -> Describe:
     """Return what describes windows that are closed: compiled, or in Python."""
     native = _native()

@@ -128,7 +128,9 @@ class Counts:
             if timestamp < first_open:
                 break
             # What is no newer than an event that was counted moves nothing, whatever its own record's clock says.
-            if timestamp > highest and (timestamp >= moves_at or timestamp > self._clock(record) + self._max_future_ms):
+            if timestamp > highest and (
+                timestamp >= moves_at or timestamp > clock_of(record, self._now_ms) + self._max_future_ms
+            ):
                 break
             if not start <= timestamp < end:
                 end = window_end(timestamp, size)
@@ -165,9 +167,6 @@ class Counts:
         if stored is None:
             return None
         return Aggregate.decode(stored) if stored else Aggregate()
-
-    def _clock(self, record: SourceRecord) -> int:
-        return clock_of(record, self._now_ms)
 
 
 def clock_of(record: SourceRecord, now_ms: int) -> int:

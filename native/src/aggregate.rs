@@ -11,7 +11,6 @@ const NEVER: u64 = 1 << 62;
 /// here, and nothing has to be unescaped.
 type Tag = Box<[u8]>;
 
-#[derive(Clone, Debug, PartialEq)]
 pub struct Aggregate {
     pub revision: u32,
     pub positive: u64,

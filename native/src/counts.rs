@@ -74,12 +74,11 @@ impl Counts {
         Ok(records.len())
     }
 
-    fn get<'py>(&mut self, py: Python<'py>, key: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        if let Some(aggregate) = self.windows.get(key) {
-            return Ok(Some(PyBytes::new(py, &aggregate.encode())));
+    fn get<'py>(&self, py: Python<'py>, key: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        match self.windows.get(key) {
+            Some(aggregate) => Ok(Some(PyBytes::new(py, &aggregate.encode()))),
+            None => self.stored(py, key),
         }
-        let stored = self.open_window.call1(py, (PyBytes::new(py, key),))?;
-        stored.extract(py)
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> PyResult<()> {
@@ -115,20 +114,17 @@ impl Counts {
         key.extend(agent_id);
     }
 
-    /// What to count on from; `None` when the window is not counted here.
+    /// What to count on from, as it is stored, and empty for a new window; `None` when the window is not counted here.
+    fn stored<'py>(&self, py: Python<'py>, key: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        self.open_window.bind(py).call1((PyBytes::new(py, key),))?.extract()
+    }
+
     fn open(&self, py: Python<'_>, key: &[u8]) -> PyResult<Option<Aggregate>> {
-        let stored: Option<Bound<'_, PyBytes>> = self.open_window.call1(py, (PyBytes::new(py, key),))?.extract(py)?;
-        stored
-            .map(
-                |stored| {
-                    if stored.as_bytes().is_empty() {
-                        Ok(Aggregate::default())
-                    } else {
-                        decode(stored.as_bytes())
-                    }
-                },
-            )
-            .transpose()
+        match self.stored(py, key)? {
+            None => Ok(None),
+            Some(new) if new.as_bytes().is_empty() => Ok(Some(Aggregate::default())),
+            Some(stored) => decode(stored.as_bytes()).map(Some),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Dates in UTC, of milliseconds since the epoch.
 
 /// The end of the year 9999: what is later is shown as that.
-const LAST_MS: u64 = 253_402_300_799_999;
+pub const LAST_MS: u64 = 253_402_300_799_999;
 
 pub struct Date {
     pub year: i32,

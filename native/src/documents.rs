@@ -171,7 +171,7 @@ fn is_plain(text: &[u8]) -> bool {
     text.iter().all(|&byte| byte >= b' ' && byte != b'"' && byte != b'\\' && byte != 0x7F)
 }
 
-pub fn write_number(out: &mut Vec<u8>, mut number: u64) {
+fn write_number(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {

@@ -5,14 +5,14 @@
 //! valid or not, is none of its business: Python decides. So it needs no error messages, and it can't be wrong about
 //! what it does not know.
 
-const LAST_MS: i64 = 253_402_300_799_999;
+use crate::dates::LAST_MS;
+
 const MAX_INPUT_BYTES: usize = 1 << 20;
 const MAX_ID: usize = 128;
 const MAX_TAG: usize = 32;
-pub const MAX_TAGS: usize = 8;
+const MAX_TAGS: usize = 8;
 const MAX_COMMENT: usize = 2_000;
 
-#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rating {
     Positive,
     Negative,
@@ -20,7 +20,6 @@ pub enum Rating {
 }
 
 /// What counting needs of an event. Texts are as they stand in the record: UTF-8, and the same in JSON and out of it.
-#[derive(Debug, PartialEq)]
 pub struct Event<'a> {
     pub agent_id: &'a [u8],
     pub rating: Rating,
@@ -68,11 +67,24 @@ impl Seen {
     const TAGS: u16 = 1 << 8;
     const COMMENT: u16 = 1 << 9;
 
-    /// Note a field; `None` when it was there before.
-    fn first_time(&mut self, field: u16) -> Option<()> {
+    /// Note a field by its name; `None` when there is no such field, or it was there before.
+    fn first_time(&mut self, name: &[u8]) -> Option<u16> {
+        let field = match name {
+            b"feedbackId" => Seen::FEEDBACK_ID,
+            b"agentId" => Seen::AGENT_ID,
+            b"userId" => Seen::USER_ID,
+            b"rating" => Seen::RATING,
+            b"timestamp" => Seen::TIMESTAMP,
+            b"score" => Seen::SCORE,
+            b"messageId" => Seen::MESSAGE_ID,
+            b"conversationId" => Seen::CONVERSATION_ID,
+            b"tags" => Seen::TAGS,
+            b"comment" => Seen::COMMENT,
+            _ => return None,
+        };
         let new = self.0 & field == 0;
         self.0 |= field;
-        new.then_some(())
+        new.then_some(field)
     }
 }
 
@@ -90,49 +102,17 @@ impl<'a> Reader<'a> {
         let mut seen = Seen(0);
         self.expect(b'{')?;
         loop {
-            let name = self.text()?;
+            let field = seen.first_time(self.text()?)?;
             self.expect(b':')?;
-            match name {
-                b"feedbackId" => {
-                    seen.first_time(Seen::FEEDBACK_ID)?;
-                    self.id()?;
-                }
-                b"agentId" => {
-                    seen.first_time(Seen::AGENT_ID)?;
-                    event.agent_id = self.id()?;
-                }
-                b"userId" => {
-                    seen.first_time(Seen::USER_ID)?;
-                    self.id()?;
-                }
-                b"rating" => {
-                    seen.first_time(Seen::RATING)?;
-                    event.rating = self.rating()?;
-                }
-                b"timestamp" => {
-                    seen.first_time(Seen::TIMESTAMP)?;
-                    event.timestamp = self.timestamp()?;
-                }
-                b"score" => {
-                    seen.first_time(Seen::SCORE)?;
-                    event.score = self.score()?;
-                }
-                b"messageId" => {
-                    seen.first_time(Seen::MESSAGE_ID)?;
-                    self.text_or_null(MAX_ID)?;
-                }
-                b"conversationId" => {
-                    seen.first_time(Seen::CONVERSATION_ID)?;
-                    self.text_or_null(MAX_ID)?;
-                }
-                b"tags" => {
-                    seen.first_time(Seen::TAGS)?;
-                    self.tags(&mut event)?;
-                }
-                b"comment" => {
-                    seen.first_time(Seen::COMMENT)?;
-                    event.commented = !self.text_or_null(MAX_COMMENT)?.is_empty();
-                }
+            match field {
+                Seen::AGENT_ID => event.agent_id = self.id()?,
+                Seen::RATING => event.rating = self.rating()?,
+                Seen::TIMESTAMP => event.timestamp = self.timestamp()?,
+                Seen::SCORE => event.score = self.score()?,
+                Seen::TAGS => self.tags(&mut event)?,
+                Seen::COMMENT => event.commented = !self.text_or_null(MAX_COMMENT)?.is_empty(),
+                Seen::MESSAGE_ID | Seen::CONVERSATION_ID => drop(self.text_or_null(MAX_ID)?),
+                Seen::FEEDBACK_ID | Seen::USER_ID => drop(self.id()?),
                 _ => return None,
             }
             match self.next()? {
@@ -218,7 +198,7 @@ impl<'a> Reader<'a> {
         }
         self.rest = rest;
         let number = digits.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0'));
-        (number <= LAST_MS).then_some(number)
+        (number <= LAST_MS as i64).then_some(number)
     }
 
     fn score(&mut self) -> Option<Option<u8>> {

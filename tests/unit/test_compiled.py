@@ -38,12 +38,9 @@ _SHARED = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.
 @pytest.fixture(autouse=True)
 def asked_anew() -> Any:
     """Whether there is a compiled part is found out once in a process: here, once in a test."""
-    asked = (compiled.counts, compiled.describe, compiled._native)
-    for function in asked:
-        function.cache_clear()
+    compiled._native.cache_clear()
     yield
-    for function in asked:
-        function.cache_clear()
+    compiled._native.cache_clear()
 
 
 # -- counting ------------------------------------------------------------------------------------------------------

@@ -283,7 +283,6 @@ def test_a_window_that_was_closed_is_not_kept(state: PartitionState) -> None:
     write(state, {key(1_000): None, closed(1_000): aggregate(5).encode()})
     assert state.stored(key(1_000)) is None
     assert state.stored(closed(1_000)) == aggregate(5).encode()
-    assert state.stored(closed(1_000)) == aggregate(5).encode()
 
 
 # stored    2,000/bob]      then 2,000/zoe]       then 1,000/zoe] closed
