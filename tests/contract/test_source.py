@@ -62,6 +62,40 @@ def test_a_batch_says_how_much_is_behind_it(broker_url: str, settings: Callable[
     assert max(len(batch.records) for batch in batches) <= BATCH_RECORDS
 
 
+# feedback      a a a           (then)      d
+# repartition   b b             (then)
+def test_each_topic_has_batches_of_its_own(broker_url: str, settings: Callable[..., Settings]) -> None:
+    """Also where one fetch brings records of both, and the next one of only one."""
+    ours = settings(broker_url, partitions=1, mongodb_url="mongodb://127.0.0.1:1")
+    topics = Topics.of(ours)
+    ensure_topics(ours, topics.specs())
+    producer = Producer(librdkafka_config(ours))
+    source = PartitionSource(ours, 0, {topics.feedback: 0, topics.repartition: 0})
+    read: dict[str, list[bytes | None]] = {topics.feedback: [], topics.repartition: []}
+
+    def send(topic: str, *values: bytes) -> None:
+        for value in values:
+            producer.produce(topic, value, partition=0)
+        assert producer.flush(10) == 0
+
+    def has_read(*lengths: int) -> bool:
+        for batch in source.fetch(0.1):
+            assert {record.topic() for record in batch.records} == {batch.topic}
+            assert batch.start == len(read[batch.topic])
+            read[batch.topic] += [record.value() for record in batch.records]
+        return tuple(map(len, read.values())) == lengths
+
+    try:
+        send(topics.feedback, b"a1", b"a2", b"a3")
+        send(topics.repartition, b"b1", b"b2")
+        until(lambda: has_read(3, 2), 30)
+        send(topics.feedback, b"d")
+        until(lambda: has_read(4, 2), 30)
+    finally:
+        source.close()
+    assert read == {topics.feedback: [b"a1", b"a2", b"a3", b"d"], topics.repartition: [b"b1", b"b2"]}
+
+
 def fetch_for(source: PartitionSource, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
