@@ -109,10 +109,8 @@ class Folder:
     async def _add(self, fold: Fold, batch: Batch) -> None:
         while batch.records:
             async with self.pace.slice():
-                records = batch.records[:SLICE]
                 # Many partitions are in the middle of a batch at once: none holds what it is done with.
-                del batch.records[:SLICE]
-                fold.add(batch.topic, batch.partition, records, decode)
+                fold.add(batch.topic, batch.partition, batch.records.take(SLICE), decode)
         # Not before: a partition that waits for its turn to decode holds one batch, not two.
         self.table.ask_for_more(batch)
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
+
+import confluent_kafka
 
 from feedback_app import closing
 from feedback_app.closing import Describe
 from feedback_app.core.counts import Counts, MakeCounts
 from feedback_app.core.documents import Document
+from feedback_app.transport.clients import ConfluentClient, MakeClient, TransactionalClient
+from feedback_app.transport.readers import ConfluentReader, MakeReader, Reader
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +40,49 @@ def describe() -> Describe:
             yield described or next(closing.describe([window]))
 
     return describe_compiled
+
+
+def client() -> MakeClient:
+    """Return what makes a producer of transactions: compiled, or confluent-kafka's."""
+    native, library = _native(), _librdkafka()
+    if native is None or library is None:
+        return ConfluentClient
+
+    def make(config: Mapping[str, Any]) -> TransactionalClient:
+        made: TransactionalClient = native.Producer(library, _options(config))
+        return made
+
+    return make
+
+
+def reader() -> MakeReader:
+    """Return what makes a reader of source topics: compiled, or confluent-kafka's."""
+    native, library = _native(), _librdkafka()
+    if native is None or library is None:
+        return ConfluentReader
+
+    def make(config: Mapping[str, Any], partition: int) -> Reader:
+        made: Reader = native.Reader(library, _options(config), partition)
+        return made
+
+    return make
+
+
+def _options(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return librdkafka's own form of *config*: texts. The compiled part hears of errors by itself."""
+    return [
+        (name, str(value).lower() if isinstance(value, bool) else str(value))
+        for name, value in config.items()
+        if not callable(value)
+    ]
+
+
+@cache
+def _librdkafka() -> Path | None:
+    """Return the librdkafka that confluent-kafka's wheel brings; None where it was built against another one."""
+    package = Path(confluent_kafka.__file__).parent
+    folders = (package.with_name("confluent_kafka.libs"), package / ".dylibs")  # Linux, macOS
+    return next((path for folder in folders for path in sorted(folder.glob("librdkafka[-.]*"))), None)
 
 
 @cache

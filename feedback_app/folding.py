@@ -6,14 +6,14 @@ are cut into batches changes nothing: each record is judged by the watermark tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum
 from feedback_app.core.counts import NEW, Counts, Decode, MakeCounts, OpenWindow, Slice, clock_of
 from feedback_app.core.documents import Document, item_document
-from feedback_app.core.events import Decoded, Event, Invalid, Origin, SourceRecord
+from feedback_app.core.events import Decoded, Event, Invalid, Origin, Records, SourceRecord
 from feedback_app.core.headers import Header, headers_of, origin_headers, origin_of, truncated_from
 from feedback_app.core.state import OPEN, PartitionRecord, agent_of, closed_key, end_of, window_key
 from feedback_app.core.transaction import Send, Transaction
@@ -95,11 +95,11 @@ class Fold:
         """How many windows, items and records that were set aside it holds in memory."""
         return len(self._counts) + len(self.items) + len(self._sends)
 
-    def add(self, topic: str, partition: int, records: Sequence[SourceRecord], decode: Decode) -> None:
+    def add(self, topic: str, partition: int, records: Records, decode: Decode) -> None:
         """Fold one slice: consecutive *records* of one source partition."""
         if not records:
             return
-        part = Slice(topic, partition, list(records), decode)
+        part = Slice(topic, partition, records, decode)
         # Of these, every record has something to it besides being counted.
         one_by_one = self._rules.keep_items or topic == self._rules.topics.repartition
         at = 0
@@ -110,7 +110,7 @@ class Fold:
                 self._judge(records[at], part.event(at))
                 at += 1
         self.records += len(records)
-        self._offsets[topic] = (records[-1].offset() or 0) + 1
+        self._offsets[topic] = (records[len(records) - 1].offset() or 0) + 1
 
     def _judge(self, record: SourceRecord, event: Decoded) -> None:
         """Say what becomes of one record, whatever it is."""

@@ -13,6 +13,7 @@ from faust.tables.table import Table
 from faust.types import TP
 from mode import Service
 
+from feedback_app import compiled
 from feedback_app.admin import Admin
 from feedback_app.core.clock import Clock
 from feedback_app.errors import BrokerError, Fenced
@@ -234,7 +235,13 @@ class FeedbackWindows(Table):  # type: ignore[type-arg]  # a plain class at run 
         self._consumer.start_partition(
             owned.partition,
             owned.expected,
-            partial(PartitionSource, self._settings, partitions=len(self._owned), liveness=self._liveness),
+            partial(
+                PartitionSource,
+                self._settings,
+                partitions=len(self._owned),
+                liveness=self._liveness,
+                make_reader=compiled.reader(),
+            ),
         )
 
     @Service.task

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from feedback_app import compiled
 from feedback_app.core.clock import Clock
 from feedback_app.core.state import PARTITION_RECORD_KEY, PartitionRecord
 from feedback_app.core.transaction import Transaction
@@ -83,7 +84,7 @@ class OwnedPartition:
         self._meter = meter
         self._tracer = tracer
         self._released = False
-        self._producer = TransactionalProducer(settings, partition, liveness=liveness)
+        self._producer = TransactionalProducer(settings, partition, liveness=liveness, make_client=compiled.client())
         self._store: PartitionStore | None = None
         self._state: PartitionState | None = None
 

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksums
-from feedback_app.core.events import LOG_APPEND_TIME, Decoded, Invalid, SourceRecord
+from feedback_app.core.events import LOG_APPEND_TIME, Decoded, Invalid, Records, SourceRecord
 from feedback_app.core.state import OPEN, window_key
 from feedback_app.core.windows import window_end
 
@@ -33,7 +33,7 @@ class Slice:
         decode: ``feedback_app.models.decode``.
     """
 
-    def __init__(self, topic: str, partition: int, records: list[SourceRecord], decode: Decode) -> None:
+    def __init__(self, topic: str, partition: int, records: Records, decode: Decode) -> None:
         self.records = records
         #: What :func:`origin_checksum` needs to know of the source partition.
         self.seed = checksum_seed(topic, partition)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 
@@ -83,6 +83,16 @@ class SourceRecord(Protocol):
     def set_headers(self, headers: Any, /) -> None:
         """Let :meth:`headers` return *headers*."""
         ...
+
+
+class Records(Protocol):
+    """Consecutive records of one source partition."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> SourceRecord: ...
+
+    def __iter__(self) -> Iterator[SourceRecord]: ...
 
 
 LOG_APPEND_TIME: Final = 2

@@ -92,11 +92,11 @@ class ReplayProducer(TransactionalProducer):
     def _write(self, letters: Sequence[Ready]) -> None:
         records: dict[int, Origin] = {}
         try:
-            self._producer.begin_transaction()
+            self._client.begin_transaction()
             for number, ready in enumerate(letters):
                 partition = self._partition_of(ready.agent_id)
                 send = Send(self._topics.feedback, partition, ready.agent_id.encode(), ready.value, ready.headers)
-                self._produce(send, _Delivery(records, number))
+                self._produce(send, delivered=_Delivery(records, number))
             self._flush()
             # A mark names its record, whose place is known by now.
             for number, ready in enumerate(letters):

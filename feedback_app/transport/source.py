@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-import confluent_kafka
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
 
-from feedback_app.connections import ANSWER_S, learn_leader, passes, reader_config
+from feedback_app.connections import ANSWER_S, passes, reader_config
 from feedback_app.errors import BrokerError, StateError
 from feedback_app.liveness import Liveness, watched
 from feedback_app.measuring import Progress
 from feedback_app.settings import Settings
+from feedback_app.transport.readers import ConfluentReader, Fetched, MakeReader, Notice
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
     Attributes:
         start: where the batch before it ended, or where reading was started.
         end: where it ends: the offset after its last record.
-        records: at least one.
+        records: at least one, until they are taken.
         behind: how much further the topic went, in offsets, as far as was known when it was fetched.
     """
 
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
     partition: int
     start: int
     end: int
-    records: list[Message]
+    records: Fetched
     behind: int = 0
 
 
@@ -69,6 +69,7 @@ class PartitionSource:
 
     Args:
         partitions: how many the worker reads, this one included.
+        make_reader: makes what gets the records from librdkafka.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class PartitionSource:
         *,
         partitions: int = 1,
         liveness: Liveness | None = None,
+        make_reader: MakeReader = ConfluentReader,
     ) -> None:
         self.partition = partition
         #: Where the next batch of each topic starts; and how far it has been read, which is further where only markers
@@ -92,8 +94,7 @@ class PartitionSource:
         self._heard_at = 0.0
         #: How far each topic is read. It is replaced as a whole, and may be looked at in any thread.
         self.progress: Mapping[str, Progress] = {}
-        self._gone = ""
-        consumer = confluent_kafka.Consumer(
+        reader = make_reader(
             reader_config(settings)
             | {
                 "isolation.level": "read_committed",
@@ -104,14 +105,13 @@ class PartitionSource:
                 "queued.max.messages.kbytes": _AHEAD_KB,
                 "queued.min.messages": _AHEAD_RECORDS,
                 "max.partition.fetch.bytes": _ANSWER_BYTES,
-                "error_cb": self._on_error,
             },
-            logger=logging.getLogger("feedback_app.librdkafka"),
+            partition,
         )
-        self._consumer = watched(consumer, f"the source of partition {partition}", liveness)
+        self._reader = watched(reader, f"the source of partition {partition}", liveness)
         for topic in offsets:
-            learn_leader(self._consumer, topic)
-        self._consumer.assign([TopicPartition(topic, partition, at) for topic, at in offsets.items()])
+            self._learn_leader(topic)
+        self._reader.assign(list(offsets.items()))
 
     def fetch(self, timeout: float) -> list[Batch]:
         """Wait at most *timeout* seconds for records, and return what is there: at most a batch a topic.
@@ -120,43 +120,28 @@ class PartitionSource:
             StateError: the records to read are gone.
             BrokerError: the broker refuses, or has no such topic any more.
         """
-        messages = self._consumer.consume(1, timeout)
-        if messages:
-            messages += self._consumer.consume(BATCH_RECORDS - 1, 0)
+        fetched, notices = self._reader.consume(BATCH_RECORDS, timeout)
+        for error in self._reader.errors():
+            self._hear(error)
+        for notice in notices:
+            self._look_at(notice)
         self._hear_ends()
-        batches = self._batches(messages)
+        batches = [self._batch(topic, records) for topic, records in fetched]
         self._note_progress()
         return batches
 
-    def _batches(self, messages: list[Message]) -> list[Batch]:
-        if self._gone:
-            raise BrokerError(f"partition {self.partition} can't be read any more: {self._gone}")
-        records = [message for message in messages if message.error() is None]
-        if len(records) != len(messages):
-            for message in messages:
-                self._look_at(message)
-        topics = self._topics_of(records)
-        if len(topics) == 1:
-            return [self._batch(topics.pop(), records)]
-        return [self._batch(topic, [message for message in records if message.topic() == topic]) for topic in topics]
-
-    def _topics_of(self, records: list[Message]) -> set[str]:
-        """Return the topics that *records*, the last that were fetched, are of.
-
-        Nearly always it is one: then only one has been read further, and librdkafka knows that. Asking each record
-        makes a text for each.
-        """
-        if not records:
-            return set()
-        read_to = self._consumer.position([TopicPartition(topic, self.partition) for topic in self._starts])
-        moved = {at.topic for at in read_to if at.offset > self._starts[at.topic]}
-        return moved if len(moved) == 1 else {message.topic() or "" for message in records}
+    def _learn_leader(self, topic: str) -> None:
+        try:
+            self._reader.learn_leader(topic, ANSWER_S)
+        except KafkaException as error:
+            # It will find out by itself, or say later what is wrong.
+            logger.debug("the leaders of %s are not known yet: %s", topic, error.args[0].str())
 
     def at_the_end(self) -> bool:
         """Ask the broker whether there is nothing left to read; False also when it does not answer."""
         for topic, read_to in self._read_to.items():
             try:
-                _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, self.partition), ANSWER_S)
+                _, end = self._reader.watermarks(topic, ANSWER_S)
             except KafkaException as error:
                 logger.warning("%s[%s]: its end is not known: %s", topic, self.partition, error.args[0].str())
                 return False
@@ -174,7 +159,7 @@ class PartitionSource:
             return
         for topic in self._starts:
             try:
-                _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, self.partition), _END_S)
+                _, end = self._reader.watermarks(topic, _END_S)
             except KafkaException as error:
                 logger.debug("%s[%s]: its end is not known: %s", topic, self.partition, error.args[0].str())
                 return
@@ -186,7 +171,7 @@ class PartitionSource:
         """Note the ends that came with the last fetch: librdkafka keeps them, so this asks nobody and takes 2 us."""
         for topic in self._starts:
             with suppress(KafkaException):  # what matters is told by the fetch itself
-                _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, self.partition), cached=True)
+                _, end = self._reader.watermarks(topic, None)
                 self._ends_at(topic, end)
         self._heard_at = time.monotonic()
 
@@ -202,28 +187,26 @@ class PartitionSource:
 
     def close(self) -> None:
         """Let go of the broker."""
-        self._consumer.close()
+        self._reader.close()
 
-    def _batch(self, topic: str, records: list[Message]) -> Batch:
+    def _batch(self, topic: str, records: Fetched) -> Batch:
         start = self._starts[topic]
         end = self._starts[topic] = (records[-1].offset() or 0) + 1
         self._read_to[topic] = max(self._read_to[topic], end)
         return Batch(topic, self.partition, start, end, records, behind=max(0, self._known_ends.get(topic, 0) - end))
 
-    def _on_error(self, error: KafkaError) -> None:
+    def _hear(self, error: KafkaError) -> None:
         logger.debug("librdkafka: %s", error.str())
         # A topic that is deleted, for half a minute, is told nowhere else: its reader would wait for ever.
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            self._gone = error.str()
+            raise BrokerError(f"partition {self.partition} can't be read any more: {error.str()}")
 
-    def _look_at(self, message: Message) -> None:
+    def _look_at(self, notice: Notice) -> None:
         """Note that the end was reached, or see what an error means."""
-        error, topic = message.error(), message.topic() or ""
+        topic, offset, error = notice
         where = f"{topic}[{self.partition}]"
-        if error is None:
-            return
         if error.code() == KafkaError._PARTITION_EOF:
-            self._ends[topic] = self._read_to[topic] = max(self._read_to[topic], message.offset() or 0)
+            self._ends[topic] = self._read_to[topic] = max(self._read_to[topic], offset)
         elif passes(error):
             logger.warning("%s: %s", where, error.str())
         elif error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
@@ -233,7 +216,7 @@ class PartitionSource:
             )
         elif error.code() == KafkaError._BAD_COMPRESSION:
             raise BrokerError(
-                f"{where}: the batch at offset {message.offset()} can't be decompressed, or to too much: no worker "
+                f"{where}: the batch at offset {offset} can't be decompressed, or to too much: no worker "
                 f"can get past it; delete the partition's records up to the end of that batch ({error.str()})"
             )
         else:

@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar, cast
 
-import confluent_kafka
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import KafkaError, KafkaException
 
 from feedback_app.connections import librdkafka_config
 from feedback_app.core.state import Changes
@@ -27,6 +26,7 @@ from feedback_app.errors import Aborted, BrokerError, FeedbackError, Fenced
 from feedback_app.liveness import Liveness, watched
 from feedback_app.settings import Settings
 from feedback_app.topics import MAX_SIDE_BYTES
+from feedback_app.transport.clients import ConfluentClient, MakeClient, Pair
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class TransactionalProducer:
     Args:
         transactional_id: the app id and the partition's number by default.
         name: what the transactions are of, in messages; the partition by default.
+        make_client: makes what hands the records to librdkafka.
     """
 
     def __init__(
@@ -65,19 +66,20 @@ class TransactionalProducer:
         liveness: Liveness | None = None,
         transactional_id: str = "",
         name: str = "",
+        make_client: MakeClient = ConfluentClient,
     ) -> None:
         self.partition = partition
         self._name = name or f"partition {partition}"
         self._stopped = False
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"transactions-{partition}")
-        self._position = -1
-        producer = confluent_kafka.Producer(
+        client = make_client(
             librdkafka_config(settings)
             | {
                 "transactional.id": transactional_id or f"{settings.app_id}-{partition}",
                 "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-                # The whole transaction is handed over before it is flushed: waiting for more would only cost time.
-                "linger.ms": 0,
+                # Nothing is sent before the flush, which does not wait. Sent as it comes, a transaction is many small
+                # requests; and while five of them are under way, librdkafka's thread does not sleep.
+                "linger.ms": 100,
                 # Before compression, as below: whatever we send, no batch is larger than its topic takes.
                 "batch.size": 1 << 20,
                 "batch.num.messages": 100_000,
@@ -88,10 +90,9 @@ class TransactionalProducer:
                 # 100 ms a commit takes as long.
                 "retry.backoff.ms": 10,
                 "compression.type": "lz4",
-            },
-            logger=logging.getLogger("feedback_app.librdkafka"),
+            }
         )
-        self._producer = watched(producer, f"the producer of partition {partition}", liveness)
+        self._client = watched(client, f"the producer of partition {partition}", liveness)
 
     async def run(self, call: Callable[[], _T]) -> _T:
         """Run *call* in the producer's thread, after everything that was asked before."""
@@ -106,7 +107,7 @@ class TransactionalProducer:
         """
         while True:
             try:
-                self._producer.init_transactions(_CALL_TIMEOUT_S)
+                self._client.init_transactions(_CALL_TIMEOUT_S)
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise self._failed(error) from error
@@ -131,83 +132,53 @@ class TransactionalProducer:
             Fenced: nothing was written, and nothing may be written any more.
             BrokerError: something else went wrong: the worker must not go on.
         """
-        self._position = -1
         try:
-            self._producer.begin_transaction()
-            plain: dict[str, list[dict[str, Any]]] = {topic: []}
+            self._client.begin_transaction()
+            plain: dict[str, list[Pair]] = {topic: []}
             for send in sends:
                 if send.headers or send.partition != self.partition:
                     self._produce(send)
                 else:
-                    plain.setdefault(send.topic, []).append({"key": send.key, "value": send.value})
-            plain[topic] += [{"key": key, "value": value} for key, value in changes.items()]
-            for name, messages in plain.items():
-                self._produce_batch(name, messages)
-            # One partition, one order: the offset of the last record says it all, and spares a call for each other.
-            self._produce(Send(topic, self.partition, *last), self._delivered)
+                    plain.setdefault(send.topic, []).append((send.key, send.value))
+            plain[topic] += changes.items()
+            for name, records in plain.items():
+                self._produce_all(name, records)
+            # One partition, one order: the offset of the last record says it all.
+            self._produce(Send(topic, self.partition, *last), tell_offset=True)
             self._flush()
         except KafkaException as error:
             raise self._failed(error) from error
         self._commit()
-        return self._position
+        return self._client.offset()
 
     def stop(self) -> None:
         """Give up whatever is waiting for the broker. Called from another thread than the producer's."""
         self._stopped = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _produce(self, send: Send, delivered: Callable[[KafkaError | None, Message], None] | None = None) -> None:
-        headers: Any = list(send.headers) or None
-        while True:
-            try:
-                self._producer.produce(send.topic, send.value, send.key, send.partition, delivered, headers=headers)
-            except BufferError:
-                self._make_room()
-            else:
-                return
+    def _produce(self, send: Send, **how: Any) -> None:
+        while not self._client.produce(send.topic, send.partition, send.key, send.value, send.headers, **how):
+            self._make_room()
 
-    def _produce_batch(self, topic: str, messages: list[dict[str, Any]]) -> None:
-        """Produce many records in one call: half the cost of a call for each."""
-        while messages:
-            try:
-                self._producer.produce_batch(topic, messages, self.partition)
-            except BufferError:
-                self._make_room()
-                continue
-            # What was not taken is marked. What did not fit comes again: no key is in one batch twice.
-            failed = [(message, error) for message in messages if (error := message.pop("_error", None)) is not None]
-            for _, error in failed:
-                if error.code() != KafkaError._QUEUE_FULL:
-                    raise KafkaException(error)
-            messages = [message for message, _ in failed]
-            if messages:
-                self._make_room()
+    def _produce_all(self, topic: str, records: list[Pair]) -> None:
+        while records := self._client.produce_all(topic, self.partition, records):
+            self._make_room()
 
     def _make_room(self) -> None:
         """Let librdkafka send: its queue is full."""
         self._check_running()
-        self._producer.poll(0.1)
-
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            self._position = message.offset() or 0
+        self._client.poll(0.1)
 
     def _flush(self) -> None:
         """Wait until every record is acknowledged, so that the changelog offsets are known before the commit."""
-        try:
-            while self._producer.flush(_CALL_TIMEOUT_S):
-                self._check_running()
-        except SystemError as error:
-            # The binding sets a fatal error (fenced, say) before it runs the delivery callback, which must not be.
-            if isinstance(error.__cause__, KafkaException):
-                raise error.__cause__ from None
-            raise
+        while self._client.flush(_CALL_TIMEOUT_S):
+            self._check_running()
 
     def _commit(self) -> None:
         """Commit. While the outcome is unknown the call is repeated, and the transaction never aborted."""
         while True:
             try:
-                self._producer.commit_transaction(_CALL_TIMEOUT_S)
+                self._client.commit_transaction(_CALL_TIMEOUT_S)
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise self._failed(error) from error
@@ -234,7 +205,7 @@ class TransactionalProducer:
         """Return what is behind *reason*: handing over a record says no more than that there was a fatal error."""
         if reason.code() == KafkaError._FATAL:
             try:
-                self._producer.abort_transaction(_CALL_TIMEOUT_S)
+                self._client.abort_transaction(_CALL_TIMEOUT_S)
             except KafkaException as error:
                 return cast(KafkaError, error.args[0])
         return reason
@@ -242,7 +213,7 @@ class TransactionalProducer:
     def _abort(self) -> None:
         while True:
             try:
-                self._producer.abort_transaction(_CALL_TIMEOUT_S)
+                self._client.abort_transaction(_CALL_TIMEOUT_S)
             except KafkaException as error:
                 reason: KafkaError = error.args[0]
                 if reason.code() in _FENCED:

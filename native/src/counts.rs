@@ -5,13 +5,15 @@ use std::collections::HashMap;
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyDict, PySequence, PyString};
 
 use crate::aggregate::Aggregate;
+use crate::records::Records;
 use crate::{checksum, plain};
 
 const OPEN: u8 = b'o';
-const LOG_APPEND_TIME: i64 = 2;
+const LOG_APPEND_TIME: i32 = 2;
 
 /// See `feedback_app.core.counts.Counts`, which says what each method does.
 #[pyclass]
@@ -41,37 +43,12 @@ impl Counts {
 
     fn count(&mut self, part: &Bound<'_, PyAny>, at: usize, first_open: i64, moves_at: i64) -> PyResult<usize> {
         let py = part.py();
-        let records = part.getattr(intern!(py, "records"))?.downcast_into::<PyList>()?;
         let seed = part.getattr(intern!(py, "seed"))?.extract()?;
-        let offsets = Offsets::of(&records)?;
-        let mut key = Vec::new();
-        for index in at..records.len() {
-            let record = records.get_item(index)?;
-            let value = record.call_method0(intern!(py, "value"))?;
-            let Ok(value) = value.downcast::<PyBytes>() else { return Ok(index) };
-            let Some(event) = plain::read(value.as_bytes()) else { return Ok(index) };
-            let timestamp = event.timestamp;
-            if timestamp < first_open {
-                return Ok(index);
-            }
-            if timestamp > self.highest
-                && (timestamp >= moves_at || timestamp > self.clock(&record)?.saturating_add(self.max_future_ms))
-            {
-                return Ok(index);
-            }
-            self.write_key(&mut key, timestamp, event.agent_id);
-            let share = checksum::of(seed, offsets.at(index, &record)?);
-            if let Some(aggregate) = self.windows.get_mut(&key) {
-                aggregate.add(&event, share);
-            } else if let Some(mut aggregate) = self.open(py, &key)? {
-                aggregate.add(&event, share);
-                self.windows.insert(key.clone(), aggregate);
-            } else {
-                return Ok(index);
-            }
-            self.highest = self.highest.max(timestamp);
+        let records = part.getattr(intern!(py, "records"))?;
+        if let Ok(records) = records.downcast::<Records>() {
+            return self.count_all(py, &*records.borrow(), at, seed, first_open, moves_at);
         }
-        Ok(records.len())
+        self.count_all(py, &Messages::of(records.downcast_into()?)?, at, seed, first_open, moves_at)
     }
 
     fn get<'py>(&self, py: Python<'py>, key: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
@@ -99,10 +76,43 @@ impl Counts {
 }
 
 impl Counts {
-    /// What "in the future" is measured against.
-    fn clock(&self, record: &Bound<'_, PyAny>) -> PyResult<i64> {
-        let (kind, appended): (i64, i64) = record.call_method0(intern!(record.py(), "timestamp"))?.extract()?;
-        Ok(if kind == LOG_APPEND_TIME { appended } else { self.now_ms })
+    fn count_all(
+        &mut self,
+        py: Python<'_>,
+        records: &impl Slice,
+        at: usize,
+        seed: u32,
+        first_open: i64,
+        moves_at: i64,
+    ) -> PyResult<usize> {
+        let mut key = Vec::new();
+        for index in at..records.len() {
+            let value = records.value(py, index)?;
+            let Some(event) = value.as_ref().and_then(|value| plain::read(value.as_ref())) else { return Ok(index) };
+            let timestamp = event.timestamp;
+            if timestamp < first_open {
+                return Ok(index);
+            }
+            if timestamp > self.highest {
+                let (kind, appended) = records.timestamp(py, index)?;
+                let clock = if kind == LOG_APPEND_TIME { appended } else { self.now_ms };
+                if timestamp >= moves_at || timestamp > clock.saturating_add(self.max_future_ms) {
+                    return Ok(index);
+                }
+            }
+            self.write_key(&mut key, timestamp, event.agent_id);
+            let share = checksum::of(seed, records.offset(py, index)?);
+            if let Some(aggregate) = self.windows.get_mut(&key) {
+                aggregate.add(&event, share);
+            } else if let Some(mut aggregate) = self.open(py, &key)? {
+                aggregate.add(&event, share);
+                self.windows.insert(key.clone(), aggregate);
+            } else {
+                return Ok(index);
+            }
+            self.highest = self.highest.max(timestamp);
+        }
+        Ok(records.len())
     }
 
     fn write_key(&self, key: &mut Vec<u8>, timestamp: i64, agent_id: &[u8]) {
@@ -132,31 +142,92 @@ fn decode(data: &[u8]) -> PyResult<Aggregate> {
     Aggregate::decode(data).ok_or_else(|| PyValueError::new_err("a stored window has a format that is unknown here"))
 }
 
-/// The offsets of a slice. Mostly they follow each other, and need not be asked for one by one.
-enum Offsets {
-    From(u64),
-    Gaps,
+/// Consecutive records of one source partition.
+trait Slice {
+    type Value<'a>: AsRef<[u8]>
+    where
+        Self: 'a;
+
+    fn len(&self) -> usize;
+
+    /// None where there is none, or none that is plain.
+    fn value(&self, py: Python<'_>, index: usize) -> PyResult<Option<Self::Value<'_>>>;
+
+    fn offset(&self, py: Python<'_>, index: usize) -> PyResult<u64>;
+
+    fn timestamp(&self, py: Python<'_>, index: usize) -> PyResult<(i32, i64)>;
 }
 
-impl Offsets {
-    fn of(records: &Bound<'_, PyList>) -> PyResult<Self> {
-        let (first, last) = match records.len() {
-            0 => return Ok(Offsets::Gaps),
-            length => (offset_of(&records.get_item(0)?)?, offset_of(&records.get_item(length - 1)?)?),
-        };
-        // They rise within a partition.
-        let without_gaps = last.checked_sub(first) == Some(records.len() as u64 - 1);
-        Ok(if without_gaps { Offsets::From(first) } else { Offsets::Gaps })
+impl Slice for Records {
+    type Value<'a> = &'a [u8];
+
+    fn len(&self) -> usize {
+        self.len()
     }
 
-    fn at(&self, index: usize, record: &Bound<'_, PyAny>) -> PyResult<u64> {
-        match self {
-            Offsets::From(first) => Ok(first + index as u64),
-            Offsets::Gaps => offset_of(record),
+    fn value(&self, _: Python<'_>, index: usize) -> PyResult<Option<&[u8]>> {
+        Ok(self.value(index))
+    }
+
+    fn offset(&self, _: Python<'_>, index: usize) -> PyResult<u64> {
+        Ok(self.offset(index).unsigned_abs())
+    }
+
+    fn timestamp(&self, _: Python<'_>, index: usize) -> PyResult<(i32, i64)> {
+        Ok(self.timestamp(index))
+    }
+}
+
+/// Records as confluent-kafka has them.
+struct Messages<'py> {
+    records: Bound<'py, PySequence>,
+    length: usize,
+    /// The first one's offset, if the others follow it without a gap: mostly they do, and need not be asked.
+    first: Option<u64>,
+}
+
+impl<'py> Messages<'py> {
+    fn of(records: Bound<'py, PySequence>) -> PyResult<Self> {
+        let length = records.len()?;
+        let mut messages = Messages { records, length, first: None };
+        if let Some(last) = length.checked_sub(1) {
+            let py = messages.records.py();
+            let (first, last_offset) = (messages.offset(py, 0)?, messages.offset(py, last)?);
+            // They rise within a partition.
+            messages.first = (last_offset.checked_sub(first) == Some(last as u64)).then_some(first);
+        }
+        Ok(messages)
+    }
+
+    fn ask<'a, T: FromPyObject<'py>>(&'a self, index: usize, method: &Bound<'py, PyString>) -> PyResult<T> {
+        self.records.get_item(index)?.call_method0(method)?.extract()
+    }
+}
+
+impl<'py> Slice for Messages<'py> {
+    type Value<'a>
+        = PyBackedBytes
+    where
+        Self: 'a;
+
+    fn len(&self) -> usize {
+        self.length
+    }
+
+    fn value(&self, _: Python<'_>, index: usize) -> PyResult<Option<PyBackedBytes>> {
+        let py = self.records.py();
+        let value: Bound<'py, PyAny> = self.ask(index, intern!(py, "value"))?;
+        Ok(value.extract().ok())
+    }
+
+    fn offset(&self, _: Python<'_>, index: usize) -> PyResult<u64> {
+        match self.first {
+            Some(first) => Ok(first + index as u64),
+            None => self.ask(index, intern!(self.records.py(), "offset")),
         }
     }
-}
 
-fn offset_of(record: &Bound<'_, PyAny>) -> PyResult<u64> {
-    record.call_method0(intern!(record.py(), "offset"))?.extract()
+    fn timestamp(&self, _: Python<'_>, index: usize) -> PyResult<(i32, i64)> {
+        self.ask(index, intern!(self.records.py(), "timestamp"))
+    }
 }

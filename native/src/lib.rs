@@ -7,7 +7,12 @@ mod checksum;
 mod counts;
 mod dates;
 mod documents;
+mod errors;
+mod librdkafka;
 mod plain;
+mod producer;
+mod reader;
+mod records;
 
 use pyo3::prelude::*;
 
@@ -18,5 +23,8 @@ const INTERFACE: u32 = 1;
 fn feedback_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("INTERFACE", INTERFACE)?;
     module.add_class::<counts::Counts>()?;
+    module.add_class::<producer::Producer>()?;
+    module.add_class::<reader::Reader>()?;
+    module.add_class::<records::Records>()?;
     module.add_function(wrap_pyfunction!(documents::describe, module)?)
 }

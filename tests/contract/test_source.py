@@ -14,16 +14,26 @@ from feedback_app.errors import BrokerError
 from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
+from feedback_app.transport.readers import MakeReader
 from feedback_app.transport.source import BATCH_RECORDS, Batch, PartitionSource
+from tests.services.compiled import every_reader
 from tests.services.workers import until
 
 
-def test_a_topic_that_was_deleted_is_not_waited_for(kafka: str, settings: Callable[..., Settings]) -> None:
+@pytest.fixture(params=[*every_reader().values()], ids=[*every_reader()])
+def make_reader(request: pytest.FixtureRequest) -> MakeReader:
+    made: MakeReader = request.param
+    return made
+
+
+def test_a_topic_that_was_deleted_is_not_waited_for(
+    kafka: str, settings: Callable[..., Settings], make_reader: MakeReader
+) -> None:
     """It would be for ever. librdkafka looks for it for half a minute first."""
     ours = settings(kafka, partitions=1, mongodb_url="mongodb://127.0.0.1:1")
     topics = Topics.of(ours)
     ensure_topics(ours, topics.specs())
-    source = PartitionSource(ours, 0, {topics.feedback: 0})
+    source = PartitionSource(ours, 0, {topics.feedback: 0}, make_reader=make_reader)
     try:
         assert source.fetch(0.1) == []
         admin = AdminClient(librdkafka_config(ours))
@@ -36,7 +46,9 @@ def test_a_topic_that_was_deleted_is_not_waited_for(kafka: str, settings: Callab
 
 # feedback      [0 ........ BATCH_RECORDS ...][. 7]
 # batches        one                           the rest
-def test_a_batch_says_how_much_is_behind_it(broker_url: str, settings: Callable[..., Settings]) -> None:
+def test_a_batch_says_how_much_is_behind_it(
+    broker_url: str, settings: Callable[..., Settings], make_reader: MakeReader
+) -> None:
     """A fold waits for what is behind; and commits when there is next to nothing."""
     ours = settings(broker_url, partitions=1, mongodb_url="mongodb://127.0.0.1:1")
     topics = Topics.of(ours)
@@ -45,7 +57,7 @@ def test_a_batch_says_how_much_is_behind_it(broker_url: str, settings: Callable[
     for _ in range(end := BATCH_RECORDS + 7):
         producer.produce(topics.feedback, b"{}", partition=0)
     assert producer.flush(10) == 0
-    source = PartitionSource(ours, 0, {topics.feedback: 0})
+    source = PartitionSource(ours, 0, {topics.feedback: 0}, make_reader=make_reader)
     batches: list[Batch] = []
 
     def at_the_end() -> bool:
@@ -64,13 +76,15 @@ def test_a_batch_says_how_much_is_behind_it(broker_url: str, settings: Callable[
 
 # feedback      a a a           (then)      d
 # repartition   b b             (then)
-def test_each_topic_has_batches_of_its_own(broker_url: str, settings: Callable[..., Settings]) -> None:
+def test_each_topic_has_batches_of_its_own(
+    broker_url: str, settings: Callable[..., Settings], make_reader: MakeReader
+) -> None:
     """Also where one fetch brings records of both, and the next one of only one."""
     ours = settings(broker_url, partitions=1, mongodb_url="mongodb://127.0.0.1:1")
     topics = Topics.of(ours)
     ensure_topics(ours, topics.specs())
     producer = Producer(librdkafka_config(ours))
-    source = PartitionSource(ours, 0, {topics.feedback: 0, topics.repartition: 0})
+    source = PartitionSource(ours, 0, {topics.feedback: 0, topics.repartition: 0}, make_reader=make_reader)
     read: dict[str, list[bytes | None]] = {topics.feedback: [], topics.repartition: []}
 
     def send(topic: str, *values: bytes) -> None:

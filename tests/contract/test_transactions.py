@@ -25,11 +25,13 @@ from feedback_app.provisioning import ensure_topics, topic_ids
 from feedback_app.settings import Settings
 from feedback_app.topics import MAX_INPUT_BYTES, TOMBSTONES_KEPT_MS, Topics
 from feedback_app.transport import transactions
+from feedback_app.transport.clients import MakeClient
 from feedback_app.transport.transactions import TransactionalProducer
 from tables.partition import start_offsets
 from tables.restore import Restored, Restorer
 from tables.state import PartitionState
 from tables.store import PartitionStore, Position
+from tests.services.compiled import every_client
 
 MakeSettings = Callable[..., Settings]
 NO_DATABASE = "mongodb://127.0.0.1:1"
@@ -51,15 +53,20 @@ class Partition:
     topics: Topics
     topic_id: str
     path: Path
+    make_client: MakeClient
     clock: ManualClock = field(default_factory=lambda: ManualClock(START_MS))
     producers: list[TransactionalProducer] = field(default_factory=list)
     stores: list[PartitionStore] = field(default_factory=list)
 
     def owner(self) -> TransactionalProducer:
         """Return a new owner's producer, which has fenced the former one."""
-        producer = TransactionalProducer(self.settings, PARTITION)
-        self.producers.append(producer)
+        producer = self.producer(self.settings, PARTITION)
         producer.fence()
+        return producer
+
+    def producer(self, settings: Settings, number: int) -> TransactionalProducer:
+        producer = TransactionalProducer(settings, number, make_client=self.make_client)
+        self.producers.append(producer)
         return producer
 
     def store(self, name: str = "store") -> PartitionStore:
@@ -127,10 +134,16 @@ class Partition:
             reader.close()
 
 
-def _partition(settings: Settings, path: Path) -> Iterator[Partition]:
+@pytest.fixture(params=[*every_client().values()], ids=[*every_client()])
+def make_client(request: pytest.FixtureRequest) -> MakeClient:
+    made: MakeClient = request.param
+    return made
+
+
+def _partition(settings: Settings, path: Path, make_client: MakeClient) -> Iterator[Partition]:
     topics = Topics.of(settings)
     ensure_topics(settings, topics.specs())
-    made = Partition(settings, topics, topic_ids(settings, [topics.changelog])[topics.changelog], path)
+    made = Partition(settings, topics, topic_ids(settings, [topics.changelog])[topics.changelog], path, make_client)
     yield made
     for producer in made.producers:
         producer.stop()
@@ -139,14 +152,16 @@ def _partition(settings: Settings, path: Path) -> Iterator[Partition]:
 
 
 @pytest.fixture
-def partition(broker_url: str, settings: MakeSettings, tmp_path: Path) -> Iterator[Partition]:
-    yield from _partition(settings(broker_url, mongodb_url=NO_DATABASE, partitions=2), tmp_path)
+def partition(broker_url: str, settings: MakeSettings, tmp_path: Path, make_client: MakeClient) -> Iterator[Partition]:
+    yield from _partition(settings(broker_url, mongodb_url=NO_DATABASE, partitions=2), tmp_path, make_client)
 
 
 @pytest.fixture
-def partition_on_kafka(kafka: str, settings: MakeSettings, tmp_path: Path) -> Iterator[Partition]:
+def partition_on_kafka(
+    kafka: str, settings: MakeSettings, tmp_path: Path, make_client: MakeClient
+) -> Iterator[Partition]:
     """For what the embedded broker does not do: hide what was aborted."""
-    yield from _partition(settings(kafka, mongodb_url=NO_DATABASE, partitions=2), tmp_path)
+    yield from _partition(settings(kafka, mongodb_url=NO_DATABASE, partitions=2), tmp_path, make_client)
 
 
 def contents(store: PartitionStore, numbers: range = range(10)) -> dict[int, bytes]:
@@ -200,14 +215,12 @@ def test_a_transaction_tells_the_offset_of_its_last_changelog_record(partition: 
     ]
 
 
-def test_more_than_fits_into_the_producers_queue_is_written(
-    partition: Partition, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _configure(monkeypatch, {"queue.buffering.max.messages": 10})
+def test_more_than_fits_into_the_producers_queue_is_written(partition: Partition) -> None:
     changes: Changes = {key(number): b"%d" % number for number in range(100)}
     sends = [Send(partition.topics.late, PARTITION, b"%d" % number, None, [("h", b"x")]) for number in range(50)]
     sends += [Send(partition.topics.aggregates, PARTITION, b"%d" % number, b"") for number in range(50)]
-    partition.transact(partition.owner(), changes, sends)
+    owner = _configured(partition, queue_buffering_max_messages=10).owner()
+    partition.transact(owner, changes, sends)
     for topic in (partition.topics.late, partition.topics.aggregates):
         assert sorted(int(message.key() or b"") for message in partition.read(topic)) == list(range(50))
     assert [message.key() for message in partition.read(partition.topics.changelog)] == [*changes, PARTITION_RECORD_KEY]
@@ -215,11 +228,8 @@ def test_more_than_fits_into_the_producers_queue_is_written(
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("headers", [[], [("h", b"x")]])
-def test_what_can_not_be_produced_is_told(
-    partition: Partition, monkeypatch: pytest.MonkeyPatch, headers: list[tuple[str, bytes]]
-) -> None:
-    _configure(monkeypatch, {"message.max.bytes": 2_000})
-    owner = partition.owner()
+def test_what_can_not_be_produced_is_told(partition: Partition, headers: list[tuple[str, bytes]]) -> None:
+    owner = _configured(partition, message_max_bytes=2_000).owner()
     with pytest.raises(BrokerError, match=r"(?i)message size too large"):
         partition.transact(owner, {}, [Send(partition.topics.late, PARTITION, None, bytes(5_000), headers)])
 
@@ -278,10 +288,9 @@ def test_owners_of_other_partitions_and_applications_are_left_alone(
 ) -> None:
     owner = partition.owner()
     others = [
-        TransactionalProducer(partition.settings, 0),
-        TransactionalProducer(settings(broker_url, mongodb_url=NO_DATABASE, app_id="another"), PARTITION),
+        partition.producer(partition.settings, 0),
+        partition.producer(settings(broker_url, mongodb_url=NO_DATABASE, app_id="another"), PARTITION),
     ]
-    partition.producers.extend(others)
     for other in others:
         other.fence()
     partition.transact(owner, {key(1): b"one"})
@@ -304,10 +313,11 @@ def test_what_a_crashed_owner_left_open_is_settled_by_the_next(partition_on_kafk
 
 
 async def test_a_call_that_waits_for_a_broker_that_is_gone_ends_when_the_partition_is_given_up(
-    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, make_client: MakeClient
 ) -> None:
     monkeypatch.setattr(transactions, "_CALL_TIMEOUT_S", 0.1)
-    producer = TransactionalProducer(settings("kafka://127.0.0.1:1", mongodb_url=NO_DATABASE), PARTITION)
+    nowhere = settings("kafka://127.0.0.1:1", mongodb_url=NO_DATABASE)
+    producer = TransactionalProducer(nowhere, PARTITION, make_client=make_client)
     waiting = asyncio.create_task(producer.run(producer.fence))
     done, _ = await asyncio.wait([waiting], timeout=0.5)
     assert not done, "it waits"
@@ -541,10 +551,11 @@ def test_a_store_that_was_started_over_goes_on_from_there(partition: Partition, 
     assert contents(restored) == {1: b"one", 2: b"two", 3: b"three"}
 
 
-def _configure(monkeypatch: pytest.MonkeyPatch, config: Mapping[str, int]) -> None:
-    """Give the producers that are made from now on another configuration."""
-    made = confluent_kafka.Producer
-    monkeypatch.setattr(confluent_kafka, "Producer", lambda given, **more: made(given | config, **more))
+def _configured(partition: Partition, **options: int) -> Partition:
+    """Give the producers that are made from now on other options, with ``_`` where librdkafka has ``.``."""
+    made, given = partition.make_client, {name.replace("_", "."): value for name, value in options.items()}
+    partition.make_client = lambda config: made({**config, **given})
+    return partition
 
 
 def _raw_owner(partition: Partition) -> confluent_kafka.Producer:

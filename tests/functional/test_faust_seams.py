@@ -42,6 +42,7 @@ from feedback_app.settings import Settings
 from feedback_app.sinks import Outcome
 from feedback_app.topics import Topics
 from feedback_app.transport.batches import BatchConsumer, BatchTransport, ConsumerThread
+from feedback_app.transport.readers import Messages
 from feedback_app.transport.signs import faust_signs
 from feedback_app.transport.source import Batch
 from tables.feedback_windows import FeedbackWindows
@@ -136,7 +137,7 @@ class FakeSource:
 
 
 def batch_of(topic: str, start: int, end: int, partition: int = 0) -> Batch:
-    return Batch(topic, partition, start, end, [])
+    return Batch(topic, partition, start, end, Messages())
 
 
 def consumer_of(app: Any, thread: FakeThread) -> BatchConsumer:

@@ -26,11 +26,13 @@ from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import Settings
 from feedback_app.topics import MAX_INPUT_BYTES, Topics
 from feedback_app.traffic import Traffic, scenario, send, spread
+from feedback_app.transport.readers import MakeReader
 from feedback_app.transport.source import PartitionSource
 from feedback_app.verification import verify
 from feedback_app.verification.differences import Verdict
 from feedback_app.verification.reading import TopicReader
 from tests.fuzz.corpus import ODD_HEADERS, large, nasties, valid
+from tests.services.compiled import every_reader
 from tests.services.workers import StartWorker
 
 MakeSettings = Callable[..., Settings]
@@ -137,8 +139,9 @@ def test_records_that_are_too_large_once_decompressed(
     assert sum("feedback-truncated" in headers for headers in forwarded) == 1, "the one with the long headers"
 
 
+@pytest.mark.parametrize("make_reader", [*every_reader().values()], ids=[*every_reader()])
 def test_a_batch_that_decompresses_to_too_much_is_told_and_what_follows_it_can_be_read(
-    kafka: str, settings: MakeSettings, sender: Callable[[Settings], Producer]
+    kafka: str, settings: MakeSettings, sender: Callable[[Settings], Producer], make_reader: MakeReader
 ) -> None:
     ours = settings(kafka, **_SETTINGS)
     topic = Topics.of(ours).feedback
@@ -150,7 +153,7 @@ def test_a_batch_that_decompresses_to_too_much_is_told_and_what_follows_it_can_b
     assert producer.flush(60) == 0
 
     def fetched(offset: int) -> list[bytes | None]:
-        source = PartitionSource(ours, 1, {topic: offset})
+        source = PartitionSource(ours, 1, {topic: offset}, make_reader=make_reader)
         try:
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline:

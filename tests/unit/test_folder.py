@@ -23,6 +23,7 @@ from feedback_app.health import Health
 from feedback_app.measuring import NO_METER
 from feedback_app.sinks.counting import CountingSink
 from feedback_app.topics import Topics
+from feedback_app.transport.readers import Messages
 from feedback_app.transport.source import Batch
 
 TOPICS = Topics("feedback", "feedback-repartition", "aggregates", "late", "dead", "changelog", 1)
@@ -95,7 +96,7 @@ class Table:
 
 
 def batch(start: int, size: int, *, behind: int) -> Batch:
-    records = cast(Any, [Record(offset) for offset in range(start, start + size)])
+    records = Messages(cast(Any, Record(offset)) for offset in range(start, start + size))
     return Batch(TOPICS.feedback, 0, start, start + size, records, behind)
 
 

@@ -42,6 +42,7 @@ from feedback_app.sinks import Outcome, SinkUnavailable
 from feedback_app.sinks.counting import CountingSink
 from feedback_app.telemetry import OpenTelemetryTracer, open_tracer
 from feedback_app.tracing import NO_TRACER
+from feedback_app.transport.readers import Messages
 from feedback_app.transport.source import Batch
 from tables.partition import OwnedPartition
 from tables.schedule import Schedule
@@ -147,10 +148,10 @@ class Table(folding.Table):
 
 async def fold(traces: Traces, *, aborts: int = 0, failures: int = 0) -> folding.Owned:
     """Fold five records: one is invalid, one is late."""
-    records = cast(Any, [Record(offset) for offset in range(5)])
-    batch = Batch(folding.TOPICS.feedback, 0, 0, 5, records)
+    records = [cast(Any, Record(offset)) for offset in range(5)]
+    batch = Batch(folding.TOPICS.feedback, 0, 0, 5, Messages(records))
     owned = folding.Owned(batch, aborts=aborts)
-    table = Table(owned, again=[batch._replace(records=list(records))])
+    table = Table(owned, again=[batch._replace(records=Messages(records))])
     rules = FoldRules(0, lambda agent_id: 0, folding.TOPICS, _SIZE, Lateness(0, _SIZE), 1 << 60, keep_items=True)
     folder = Folder(cast(Any, table), Unavailable(failures), SystemClock(), Health(), Pace(), NO_METER, traces.tracer)
     task = asyncio.create_task(folder.run(cast(Any, owned), rules))

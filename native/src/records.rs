@@ -1,0 +1,176 @@
+//! Fetched records, which are no objects of Python's until one of them is asked for.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyIndexError, PyUnicodeDecodeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyString};
+
+use crate::librdkafka::{Fetched, HeaderBytes};
+
+/// Records of one topic and partition, in their order.
+pub struct Stored {
+    pub topic: String,
+    partition: i32,
+    data: Vec<u8>,
+    entries: Vec<Entry>,
+    /// Of those that have any, by their indexes.
+    headers: HashMap<usize, Vec<HeaderBytes>>,
+}
+
+struct Entry {
+    offset: i64,
+    timestamp: (i32, i64),
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+}
+
+impl Stored {
+    pub fn new(topic: String, partition: i32) -> Self {
+        Stored { topic, partition, data: Vec::new(), entries: Vec::new(), headers: HashMap::new() }
+    }
+
+    pub fn add(&mut self, record: &Fetched<'_>) {
+        let headers = record.headers();
+        if !headers.is_empty() {
+            self.headers.insert(self.entries.len(), headers);
+        }
+        let mut store = |bytes: &[u8]| {
+            self.data.extend_from_slice(bytes);
+            self.data.len() - bytes.len()..self.data.len()
+        };
+        let (key, value) = (record.key().map(&mut store), record.value().map(&mut store));
+        self.entries.push(Entry { offset: record.offset(), timestamp: record.timestamp(), key, value });
+    }
+
+    fn bytes(&self, range: &Option<Range<usize>>) -> Option<&[u8]> {
+        range.clone().map(|range| &self.data[range])
+    }
+}
+
+/// A part of them: see `feedback_app.transport.source.Records`.
+#[pyclass]
+pub struct Records {
+    all: Arc<Stored>,
+    part: Range<usize>,
+}
+
+impl Records {
+    pub fn of(stored: Stored) -> Self {
+        let part = 0..stored.entries.len();
+        Records { all: Arc::new(stored), part }
+    }
+
+    pub fn len(&self) -> usize {
+        self.part.len()
+    }
+
+    fn entry(&self, index: usize) -> &Entry {
+        &self.all.entries[self.part.start + index]
+    }
+
+    pub fn value(&self, index: usize) -> Option<&[u8]> {
+        self.all.bytes(&self.entry(index).value)
+    }
+
+    pub fn offset(&self, index: usize) -> i64 {
+        self.entry(index).offset
+    }
+
+    pub fn timestamp(&self, index: usize) -> (i32, i64) {
+        self.entry(index).timestamp
+    }
+}
+
+#[pymethods]
+impl Records {
+    fn __len__(&self) -> usize {
+        self.len()
+    }
+
+    fn __getitem__(&self, index: isize) -> PyResult<Record> {
+        let length = self.len() as isize;
+        let from_start = if index < 0 { index + length } else { index };
+        if !(0..length).contains(&from_start) {
+            return Err(PyIndexError::new_err("no such record"));
+        }
+        Ok(Record { all: self.all.clone(), index: self.part.start + from_start as usize, headers: None })
+    }
+
+    fn take(&mut self, count: usize) -> Records {
+        let end = self.part.end.min(self.part.start.saturating_add(count));
+        let taken = self.part.start..end;
+        self.part.start = end;
+        Records { all: self.all.clone(), part: taken }
+    }
+}
+
+/// One of them: see `feedback_app.core.events.SourceRecord`.
+#[pyclass]
+pub struct Record {
+    all: Arc<Stored>,
+    index: usize,
+    headers: Option<PyObject>,
+}
+
+impl Record {
+    fn entry(&self) -> &Entry {
+        &self.all.entries[self.index]
+    }
+
+    fn bytes<'py>(&self, py: Python<'py>, range: &Option<Range<usize>>) -> Option<Bound<'py, PyBytes>> {
+        self.all.bytes(range).map(|bytes| PyBytes::new(py, bytes))
+    }
+}
+
+#[pymethods]
+impl Record {
+    fn topic(&self) -> &str {
+        &self.all.topic
+    }
+
+    fn partition(&self) -> i32 {
+        self.all.partition
+    }
+
+    fn offset(&self) -> i64 {
+        self.entry().offset
+    }
+
+    fn timestamp(&self) -> (i32, i64) {
+        self.entry().timestamp
+    }
+
+    fn key<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.bytes(py, &self.entry().key)
+    }
+
+    fn value<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.bytes(py, &self.entry().value)
+    }
+
+    fn headers(&self, py: Python<'_>) -> PyResult<Option<PyObject>> {
+        if let Some(headers) = &self.headers {
+            return Ok(Some(headers.clone_ref(py)));
+        }
+        let Some(headers) = self.all.headers.get(&self.index) else { return Ok(None) };
+        let pairs = headers.iter().map(|(name, value)| {
+            let name = std::str::from_utf8(name)
+                .map_err(|error| decode_error(py, name, error))
+                .map(|name| PyString::new(py, name))?;
+            Ok((name, value.as_ref().map(|value| PyBytes::new(py, value))))
+        });
+        Ok(Some(PyList::new(py, pairs.collect::<PyResult<Vec<_>>>()?)?.into_any().unbind()))
+    }
+
+    fn set_headers(&mut self, headers: PyObject) {
+        self.headers = Some(headers);
+    }
+}
+
+fn decode_error(py: Python<'_>, name: &[u8], error: std::str::Utf8Error) -> PyErr {
+    PyUnicodeDecodeError::new_utf8(py, name, error)
+        .map_or_else(|failure| failure, |error| PyErr::from_value(error.into_any()))
+}
