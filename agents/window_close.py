@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,7 +27,7 @@ from tables.partition import OwnedPartition
 
 logger = logging.getLogger(__name__)
 
-#: How often a partition looks for due windows: one seek in RocksDB.
+#: How often a partition looks for due windows, besides whenever some become due: one seek in RocksDB.
 _LOOK_S: Final = 0.2
 #: Windows whose documents are built in one slice: some milliseconds.
 _SLICE: Final = 250
@@ -65,12 +66,15 @@ class Closer:
         held = Holds()
         try:
             while True:
+                owned.became_due.clear()  # before the look: what becomes due during it is looked for once more
                 await self._follow_the_clock(owned)
                 owned.state.put_back(held.over())
                 found = await self._pass(owned, rules, held)
                 owned.schedule.passed(held=len(held), caught_up=not found)
                 if not found:
-                    await asyncio.sleep(_LOOK_S)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_S):
+                            await owned.became_due.wait()
         finally:
             self.health.given_up(window_of(key).document_id for key in held)
 

@@ -74,6 +74,8 @@ class OwnedPartition:
         self.folding = False
         #: True while a close pass with as many windows as it may have waits for its turn: windows are piling up.
         self.turn_wanted = False
+        #: Set when windows become due.
+        self.became_due = asyncio.Event()
         #: The fold that was committed last, as a trace has it.
         self.last_fold: Span = NO_SPAN
         self._settings = settings
@@ -163,7 +165,10 @@ class OwnedPartition:
         )
         with step as span, measured_transaction(self._meter, span):
             await self._producer.run(lambda: self._commit(transaction))
+        size, watermark = self._settings.batch_time_ms, self.state.record.watermark
         self.state.apply(transaction)
+        if transaction.record.watermark // size > watermark // size:
+            self.became_due.set()
 
     def _commit(self, transaction: Transaction) -> None:
         record = (PARTITION_RECORD_KEY, transaction.record.encode())

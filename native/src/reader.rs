@@ -47,6 +47,7 @@ impl Reader {
                     consumer.consume(limit - 1, Duration::ZERO, |message| fetched.add(&message))?;
                 }
             }
+            fetched.topics.iter_mut().for_each(Stored::complete);
             Ok((fetched.topics, fetched.notices))
         })?;
         let records = fetched.into_iter().map(|stored| (stored.topic.clone(), Records::of(stored))).collect();

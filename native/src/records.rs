@@ -20,11 +20,15 @@ pub struct Stored {
     headers: HashMap<usize, Vec<HeaderBytes>>,
 }
 
+/// What stands in `data` from where the entry before it ends: its key, then its value.
 struct Entry {
     offset: i64,
+    /// Its type, and ms since the epoch.
     timestamp: (i32, i64),
-    key: Option<Range<usize>>,
-    value: Option<Range<usize>>,
+    key_end: usize,
+    value_end: usize,
+    has_key: bool,
+    has_value: bool,
 }
 
 impl Stored {
@@ -37,16 +41,35 @@ impl Stored {
         if !headers.is_empty() {
             self.headers.insert(self.entries.len(), headers);
         }
-        let mut store = |bytes: &[u8]| {
-            self.data.extend_from_slice(bytes);
-            self.data.len() - bytes.len()..self.data.len()
-        };
-        let (key, value) = (record.key().map(&mut store), record.value().map(&mut store));
-        self.entries.push(Entry { offset: record.offset(), timestamp: record.timestamp(), key, value });
+        let (key, value) = (record.key(), record.value());
+        self.data.extend_from_slice(key.unwrap_or_default());
+        let key_end = self.data.len();
+        self.data.extend_from_slice(value.unwrap_or_default());
+        self.entries.push(Entry {
+            offset: record.offset(),
+            timestamp: record.timestamp(),
+            key_end,
+            value_end: self.data.len(),
+            has_key: key.is_some(),
+            has_value: value.is_some(),
+        });
     }
 
-    fn bytes(&self, range: &Option<Range<usize>>) -> Option<&[u8]> {
-        range.clone().map(|range| &self.data[range])
+    /// Give back the room for more: it waits for its turn with many others.
+    pub fn complete(&mut self) {
+        self.data.shrink_to_fit();
+        self.entries.shrink_to_fit();
+    }
+
+    fn key(&self, index: usize) -> Option<&[u8]> {
+        let entry = &self.entries[index];
+        let start = index.checked_sub(1).map_or(0, |before| self.entries[before].value_end);
+        entry.has_key.then(|| &self.data[start..entry.key_end])
+    }
+
+    fn value(&self, index: usize) -> Option<&[u8]> {
+        let entry = &self.entries[index];
+        entry.has_value.then(|| &self.data[entry.key_end..entry.value_end])
     }
 }
 
@@ -72,7 +95,7 @@ impl Records {
     }
 
     pub fn value(&self, index: usize) -> Option<&[u8]> {
-        self.all.bytes(&self.entry(index).value)
+        self.all.value(self.part.start + index)
     }
 
     pub fn offset(&self, index: usize) -> i64 {
@@ -119,10 +142,6 @@ impl Record {
     fn entry(&self) -> &Entry {
         &self.all.entries[self.index]
     }
-
-    fn bytes<'py>(&self, py: Python<'py>, range: &Option<Range<usize>>) -> Option<Bound<'py, PyBytes>> {
-        self.all.bytes(range).map(|bytes| PyBytes::new(py, bytes))
-    }
 }
 
 #[pymethods]
@@ -144,11 +163,11 @@ impl Record {
     }
 
     fn key<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
-        self.bytes(py, &self.entry().key)
+        self.all.key(self.index).map(|key| PyBytes::new(py, key))
     }
 
     fn value<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
-        self.bytes(py, &self.entry().value)
+        self.all.value(self.index).map(|value| PyBytes::new(py, value))
     }
 
     fn headers(&self, py: Python<'_>) -> PyResult<Option<PyObject>> {

@@ -40,6 +40,7 @@ class DuePartition:
         self.state = PartitionState(store, 10)
         self.schedule = schedule or Schedule()
         self.turn = asyncio.Lock()
+        self.became_due = asyncio.Event()
         self.last_fold: Span = NO_SPAN
 
     async def commit(self, transaction: Transaction) -> None:

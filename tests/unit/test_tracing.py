@@ -330,6 +330,8 @@ async def test_a_transaction_tells_how_it_ended(
 class Applied:
     """A state that takes everything."""
 
+    record = PartitionRecord()
+
     def apply(self, transaction: Transaction) -> None: ...
 
 
