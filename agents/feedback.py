@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from agents.pace import Pace
@@ -34,8 +37,9 @@ logger = logging.getLogger(__name__)
 #: Records decoded and folded in one slice: some milliseconds. It is also what fits into a core's cache: decoding a
 #: whole batch first, and folding it then, cost a sixth more.
 SLICE: Final = 1_000
-#: A fold that has taken so many records is committed.
-_FOLD_RECORDS: Final = 25_000
+#: A fold that has taken so many records is committed: anything between these, so that partitions that have begun
+#: together do not all fold at once, and then all wait for the broker.
+_FOLD_RECORDS: Final = (6_000, 25_000)
 #: And so is one that holds so many windows, items and records that are set aside: these take memory until then.
 _FOLD_HOLDS: Final = 5_000
 #: After that it waits for no further batch. Until then it does, where there is one: it is being fetched, while other
@@ -69,6 +73,8 @@ class Folder:
     pace: Pace
     meter: Meter
     tracer: Tracer = NO_TRACER
+    #: How many records the next fold takes at most, give or take a batch.
+    fold_records: Callable[[], int] = partial(random.randint, *_FOLD_RECORDS)
 
     async def run(self, owned: OwnedPartition, rules: FoldRules) -> None:
         """Fold what arrives for *owned*, batch by batch, until cancelled."""
@@ -86,11 +92,12 @@ class Folder:
     async def _fold(self, owned: OwnedPartition, rules: FoldRules, first: Batch, span: Span) -> None:
         """Decode, fold, persist *first* and what follows it closely."""
         fold = Fold(owned.state, rules, self.clock.now_ms())
-        until = asyncio.get_running_loop().time() + _FOLD_S
+        until, most = asyncio.get_running_loop().time() + _FOLD_S, self.fold_records()
         batch: Batch | None = first
         while batch is not None:
             await self._add(fold, batch)
-            batch = await self._following(owned, fold, batch, until)
+            full = owned.turn_wanted or fold.records >= most or fold.holds >= _FOLD_HOLDS
+            batch = None if full else await self._following(owned, batch, until)
         if fold.items:
             await self._store(fold)
         async with self.pace.slice():
@@ -114,10 +121,9 @@ class Folder:
         # Not before: a partition that waits for its turn to decode holds one batch, not two.
         self.table.ask_for_more(batch)
 
-    async def _following(self, owned: OwnedPartition, fold: Fold, last: Batch, until: float) -> Batch | None:
-        """Return the batch to go on with, waiting for it *until* then; None when it is time to commit."""
-        if owned.turn_wanted or fold.records >= _FOLD_RECORDS or fold.holds >= _FOLD_HOLDS:
-            return None
+    async def _following(self, owned: OwnedPartition, last: Batch, until: float) -> Batch | None:
+        """Return the batch to go on with, waiting for it *until* then; None when there is none, and it is time to
+        commit."""
         if not owned.inbox.empty():
             return owned.inbox.get_nowait()
         if last.behind < SLICE:

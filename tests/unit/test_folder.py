@@ -109,7 +109,9 @@ def batches(*sizes: int) -> list[Batch]:
 async def run(owned: Owned, until: Sequence[int], table: Table | None = None) -> Table:
     """Let a folder work until *until* was committed."""
     table = table or Table(owned)
-    folder = Folder(cast(Any, table), CountingSink(), SystemClock(), Health(), Pace(), NO_METER)
+    folder = Folder(
+        cast(Any, table), CountingSink(), SystemClock(), Health(), Pace(), NO_METER, fold_records=lambda: 100
+    )
     task = asyncio.create_task(folder.run(cast(Any, owned), RULES))
     try:
         async with asyncio.timeout(10):
@@ -124,8 +126,14 @@ async def run(owned: Owned, until: Sequence[int], table: Table | None = None) ->
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feedback, "SLICE", 10)
-    monkeypatch.setattr(feedback, "_FOLD_RECORDS", 100)
     monkeypatch.setattr(feedback, "_FOLD_S", 5.0)
+
+
+def test_folds_that_begin_together_do_not_end_together() -> None:
+    folder = Folder(cast(Any, None), CountingSink(), SystemClock(), Health(), Pace(), NO_METER)
+    sizes = [folder.fold_records() for _ in range(100)]
+    assert max(sizes) - min(sizes) > 10_000
+    assert max(sizes) <= 25_000
 
 
 async def test_batches_that_are_there_become_one_transaction() -> None:
@@ -157,7 +165,6 @@ async def test_a_batch_that_does_not_come_is_not_waited_for_any_longer(monkeypat
 
 async def test_batches_that_come_one_by_one_are_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feedback, "_FOLD_S", 0.3)
-    monkeypatch.setattr(feedback, "_FOLD_RECORDS", 1_000)
     first, *others = batches(*[10] * 40)
     owned = Owned(first)
     folder = Folder(cast(Any, Table(owned, others)), CountingSink(), SystemClock(), Health(), Pace(), NO_METER)
