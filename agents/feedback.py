@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -74,7 +74,7 @@ class Folder:
     meter: Meter
     tracer: Tracer = NO_TRACER
     #: How many records the next fold takes at most, give or take a batch.
-    fold_records: Callable[[], int] = partial(random.randint, *_FOLD_RECORDS)
+    fold_records: Callable[[], int] = field(default=partial(random.randint, *_FOLD_RECORDS))
 
     async def run(self, owned: OwnedPartition, rules: FoldRules) -> None:
         """Fold what arrives for *owned*, batch by batch, until cancelled."""
