@@ -191,6 +191,7 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
             keep_items=settings.store_items,
             topic_ids=owned.identities.sources,
             counts=compiled.counts(),
+            partitions=topics.partitions,
         )
         close_rules = CloseRules(
             partition=owned.partition,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum
-from feedback_app.core.counts import NEW, Counts, Decode, MakeCounts, OpenWindow, Slice, clock_of
+from feedback_app.core.counts import NEW, Counts, Decode, MakeCounts, OpenWindow, Shortcut, Slice, clock_of
 from feedback_app.core.documents import Document, item_document
 from feedback_app.core.events import Decoded, Event, Invalid, Origin, Records, SourceRecord
 from feedback_app.core.headers import Header, headers_of, origin_headers, origin_of, truncated_from
@@ -33,6 +33,10 @@ class CommittedState(Protocol):
         """Return the value stored under *key*."""
         ...
 
+    def known(self) -> tuple[Mapping[bytes, bytes], bytes]:
+        """Return some open windows, by their keys; and a key after which none was ever open."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class FoldRules:
@@ -49,6 +53,8 @@ class FoldRules:
     topic_ids: Mapping[str, str] = field(default_factory=dict)
     #: In Python, or compiled.
     counts: MakeCounts = Counts
+    #: How many partitions there are, if *partition_of* is Kafka's own partitioner.
+    partitions: int | None = None
 
 
 @dataclass(slots=True)
@@ -83,12 +89,18 @@ class Fold:
             rules.max_future_ms,
             now_ms,
             state.record.watermark + rules.lateness.grace_ms,
+            self._shortcut(state),
         )
         self._first_open, self._moves_at = self._open_from(self._counts.highest)
         self._sends: list[Send] = []
         self._offsets: dict[str, int] = {}
         #: How many there were.
         self.records = 0
+
+    def _shortcut(self, state: CommittedState) -> Shortcut | None:
+        if self._rules.partitions is None:
+            return None
+        return Shortcut(self._rules.partition, self._rules.partitions, *state.known(), state.record.watermark)
 
     @property
     def holds(self) -> int:

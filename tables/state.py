@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 
 from feedback_app.core.state import CLOSED, OPEN, PARTITION_RECORD_KEY, Changes, PartitionRecord, end_of
@@ -57,6 +57,10 @@ class PartitionState:
             return None
         value = self._cache.get(key) or self._taken.get(key)
         return self._store.get(key) if value is None else value
+
+    def known(self) -> tuple[Mapping[bytes, bytes], bytes]:
+        """Return the windows that are in memory, by their keys; and a key after which none was ever open."""
+        return self._cache, self._last_open
 
     def open_windows_of(self, agent_id: str) -> list[tuple[bytes, bytes]]:
         """Return the open windows of one agent, oldest first."""

@@ -7,10 +7,10 @@ decided by ``feedback_app.folding``, and there alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksums
 from feedback_app.core.events import LOG_APPEND_TIME, Decoded, Invalid, Records, SourceRecord
@@ -89,16 +89,39 @@ class WindowCounts(Protocol):
         ...
 
 
+class Shortcut(NamedTuple):
+    """What is known of windows without opening them: what they are opened to is the same.
+
+    Attributes:
+        partition: the one that is folded, of so many *partitions*; an agent belongs to one of them.
+        stored: windows that are open here, by their keys.
+        later_than: no window was ever open here under a later key;
+        watermark: nor closed that ends after this.
+    """
+
+    partition: int
+    partitions: int
+    stored: Mapping[bytes, bytes]
+    later_than: bytes
+    watermark: int
+
+
 #: Takes the function that opens windows, the window size, how far in the future an event may lie, the worker's clock
-#: (all in ms), and the highest time so far.
-MakeCounts = Callable[[OpenWindow, int, int, int, int], WindowCounts]
+#: (all in ms), the highest time so far, and what may be known without that function.
+MakeCounts = Callable[[OpenWindow, int, int, int, int, Shortcut | None], WindowCounts]
 
 
 class Counts:
     """:class:`WindowCounts` in Python."""
 
     def __init__(
-        self, open_window: OpenWindow, window_size: int, max_future_ms: int, now_ms: int, highest: int
+        self,
+        open_window: OpenWindow,
+        window_size: int,
+        max_future_ms: int,
+        now_ms: int,
+        highest: int,
+        shortcut: Shortcut | None = None,  # it would be none here
     ) -> None:
         self.highest = highest
         self._open_window = open_window

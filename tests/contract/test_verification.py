@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -52,6 +52,9 @@ class State:
 
     def stored(self, key: bytes) -> bytes | None:
         return self.stores.get(key)
+
+    def known(self) -> tuple[Mapping[bytes, bytes], bytes]:
+        return {}, b"\xff"
 
 
 class Scribe:

@@ -9,7 +9,7 @@ import gc
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -138,6 +138,9 @@ class Stored(State):
     def stored(self, key: bytes) -> bytes | None:
         return self._windows.get(key)
 
+    def known(self) -> tuple[Mapping[bytes, bytes], bytes]:
+        return {}, max(self._windows, default=OPEN)
+
 
 def test_tags_are_named_up_to_the_same_number(native: ModuleType) -> None:
     """In the order in which they come, over several folds."""
@@ -201,10 +204,12 @@ def test_a_window_without_a_size_is_refused(native: ModuleType, size: int) -> No
 
 
 def test_an_error_in_python_comes_through(native: ModuleType) -> None:
+    asking = replace(RULES, keep_items=False, counts=native.Counts, partitions=None)
+
     def fails(agent_id: str) -> int:
         raise OSError("the disk is gone")
 
-    fold = Fold(State(), replace(RULES, keep_items=False, partition_of=fails, counts=native.Counts), NOW_MS)
+    fold = Fold(State(), replace(asking, partition_of=fails), NOW_MS)
     with pytest.raises(OSError, match="the disk is gone"):
         fold.add("feedback", 0, [Record(orjson.dumps(valid(NOW_MS)))], never)
 
@@ -289,7 +294,7 @@ def test_one_of_another_interface_is_left_alone(
     assert (compiled.counts(), compiled.describe()) == (Counts, closing.describe)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "feedback_native has interface 0, and 1 is needed" in record.getMessage()
+    assert "feedback_native has interface 0, and 2 is needed" in record.getMessage()
 
 
 def test_where_there_is_one_it_does_it(native: ModuleType) -> None:

@@ -11,7 +11,7 @@ All here is partition 0 of two; agents whose id ends in an even digit belong to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,6 +95,9 @@ class State:
 
     def stored(self, key: bytes) -> bytes | None:
         return self.values.get(key)
+
+    def known(self) -> tuple[Mapping[bytes, bytes], bytes]:
+        return {}, b"\xff"
 
     def aggregate(self, key: bytes) -> Aggregate | None:
         return Aggregate.decode(self.values[key]) if key in self.values else None
