@@ -79,10 +79,20 @@ def _options(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 @cache
 def _librdkafka() -> Path | None:
-    """Return the librdkafka that confluent-kafka's wheel brings; None where it was built against another one."""
+    """Return the librdkafka that confluent-kafka's wheel brings; None where the compiled part can't use it."""
     package = Path(confluent_kafka.__file__).parent
     folders = (package.with_name("confluent_kafka.libs"), package / ".dylibs")  # Linux, macOS
-    return next((path for folder in folders for path in sorted(folder.glob("librdkafka[-.]*"))), None)
+    found = [path for folder in folders for path in sorted(folder.glob("librdkafka[-.]*"))]
+    native = _native()
+    if native is None:
+        return None
+    try:
+        path = found[0]  # it is another library where confluent-kafka was compiled on this machine
+        native.check_librdkafka(path)
+    except (IndexError, OSError) as error:
+        logger.warning("Records are fetched and sent through confluent-kafka, which is slower: %r", error)
+        return None
+    return path
 
 
 @cache

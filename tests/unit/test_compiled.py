@@ -11,9 +11,11 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import confluent_kafka
 import orjson
 import pytest
 from hypothesis import HealthCheck, given
@@ -28,6 +30,8 @@ from feedback_app.core.state import OPEN, window_key
 from feedback_app.folding import Fold
 from feedback_app.models import decode
 from feedback_app.simulation import Scenario, simulate
+from feedback_app.transport.clients import ConfluentClient
+from feedback_app.transport.readers import ConfluentReader
 from tests.fuzz.corpus import NASTY_TEXTS, simulated, valid
 from tests.fuzz.harness import NOW_MS, RULES, Record, State, check
 
@@ -39,8 +43,10 @@ _SHARED = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.
 def asked_anew() -> Any:
     """Whether there is a compiled part is found out once in a process: here, once in a test."""
     compiled._native.cache_clear()
+    compiled._librdkafka.cache_clear()
     yield
     compiled._native.cache_clear()
+    compiled._librdkafka.cache_clear()
 
 
 # -- counting ------------------------------------------------------------------------------------------------------
@@ -280,6 +286,7 @@ def test_where_there_is_none_python_does_it(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setitem(sys.modules, _MODULE, None)  # an import of it fails
     with caplog.at_level(logging.INFO):
         assert (compiled.counts(), compiled.describe()) == (Counts, closing.describe)
+    assert (compiled.client(), compiled.reader()) == (ConfluentClient, ConfluentReader)
     assert [record.getMessage() for record in caplog.records] == [
         "Events are counted in Python: feedback_native is not installed, which does it faster."
     ]
@@ -292,6 +299,7 @@ def test_one_of_another_interface_is_left_alone(
     old.INTERFACE = 0  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, _MODULE, old)
     assert (compiled.counts(), compiled.describe()) == (Counts, closing.describe)
+    assert (compiled.client(), compiled.reader()) == (ConfluentClient, ConfluentReader)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "feedback_native has interface 0, and 2 is needed" in record.getMessage()
@@ -300,3 +308,25 @@ def test_one_of_another_interface_is_left_alone(
 def test_where_there_is_one_it_does_it(native: ModuleType) -> None:
     assert compiled.counts() is native.Counts
     assert compiled.describe() is not closing.describe
+    assert compiled.client() is not ConfluentClient
+    assert compiled.reader() is not ConfluentReader
+
+
+@pytest.mark.parametrize("content", [None, b"no library"])
+def test_a_librdkafka_that_can_not_be_used_is_told_and_left(
+    native: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes | None,
+) -> None:
+    package, libraries = tmp_path / "confluent_kafka", tmp_path / "confluent_kafka.libs"
+    libraries.mkdir()
+    if content is not None:
+        (libraries / "librdkafka-1.so.1").write_bytes(content)
+    monkeypatch.setattr(confluent_kafka, "__file__", str(package / "__init__.py"))
+    assert (compiled.client(), compiled.reader()) == (ConfluentClient, ConfluentReader)
+    assert compiled.counts() is native.Counts
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith("Records are fetched and sent through confluent-kafka")
