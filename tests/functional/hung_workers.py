@@ -11,11 +11,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-import confluent_kafka
 from aiokafka.errors import GroupAuthorizationFailedError
 
+from feedback_app import compiled
 from feedback_app.factory import create_app
 from feedback_app.liveness import Liveness
 from feedback_app.settings import load_settings
@@ -28,22 +28,28 @@ def hang() -> None:
     threading.Event().wait()
 
 
-class Producer(confluent_kafka.Producer):
-    def commit_transaction(self, *args: Any) -> None:
-        if "producer" in _calls_hang:
-            hang()
-        super().commit_transaction(*args)
+class Hanging:
+    """A client of librdkafka's, one call of which hangs when it is told to."""
+
+    def __init__(self, client: Any, call: str, told_by: str) -> None:
+        self._client = client
+        self._call = call
+        self._told_by = told_by
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._client, name)
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if name == self._call and self._told_by in _calls_hang:
+                hang()
+            return call(*args, **kwargs)
+
+        return called
 
 
-class Consumer(confluent_kafka.Consumer):
-    def consume(self, *args: Any) -> Any:
-        if "source" in _calls_hang:
-            hang()
-        return super().consume(*args)
-
-
-confluent_kafka.Producer = Producer  # type: ignore[misc]
-confluent_kafka.Consumer = Consumer  # type: ignore[misc]
+_made_client, _made_reader = compiled.client(), compiled.reader()
+compiled.client = lambda: lambda config: cast(Any, Hanging(_made_client(config), "commit_transaction", "producer"))
+compiled.reader = lambda: lambda config, number: cast(Any, Hanging(_made_reader(config, number), "consume", "source"))
 
 _overdue_s, _lethal_s = os.environ["LIVENESS"].split()
 app: Any = create_app(load_settings(), liveness=Liveness(float(_overdue_s), float(_lethal_s)))
