@@ -21,7 +21,7 @@ type Ptr = *mut c_void;
 const PRODUCER: c_int = 0;
 const CONSUMER: c_int = 1;
 const COPY: c_int = 2;
-const TOLD_BY: usize = 512;
+const REASON_BYTES: usize = 512;
 
 const INVALID_ARG: c_int = -186;
 const QUEUE_FULL: c_int = -184;
@@ -46,7 +46,6 @@ struct RawMessage {
     value_len: usize,
     key: Ptr,
     key_len: usize,
-    /// In an error, its text is the value.
     offset: i64,
     opaque: Ptr,
 }
@@ -171,16 +170,19 @@ impl Librdkafka {
     }
 
     fn config(&self, options: &Config) -> Result<Ptr, Failure> {
+        let options = options
+            .iter()
+            .map(|(name, value)| Ok((terminated(name)?, terminated(value)?)))
+            .collect::<Result<Vec<_>, Failure>>()?;
         // Safety: the texts live as long as the calls; on an error the configuration is given back.
         unsafe {
             let config = (self.0.conf_new)();
             (self.0.conf_set_log_cb)(config, null_mut());
-            let mut told_by = [0 as c_char; TOLD_BY];
-            for (name, value) in options {
-                let (name, value) = (terminated(name)?, terminated(value)?);
-                if (self.0.conf_set)(config, name.as_ptr(), value.as_ptr(), told_by.as_mut_ptr(), TOLD_BY) != 0 {
+            let mut reason = [0 as c_char; REASON_BYTES];
+            for (name, value) in &options {
+                if (self.0.conf_set)(config, name.as_ptr(), value.as_ptr(), reason.as_mut_ptr(), REASON_BYTES) != 0 {
                     (self.0.conf_destroy)(config);
-                    return Err(Failure::new(INVALID_ARG, text(told_by.as_ptr())));
+                    return Err(Failure::new(INVALID_ARG, text(reason.as_ptr())));
                 }
             }
             Ok(config)
@@ -211,7 +213,7 @@ impl Client {
     fn new(library: Librdkafka, kind: c_int, options: &Config) -> Result<Self, Failure> {
         let heard = Arc::new(Heard { offset: AtomicI64::new(-1), errors: Mutex::default() });
         let config = library.config(options)?;
-        let mut told_by = [0 as c_char; TOLD_BY];
+        let mut reason = [0 as c_char; REASON_BYTES];
         // Safety: what the callbacks are given, `heard`, is dropped after the client. A client that was made owns its
         // configuration.
         let handle = unsafe {
@@ -220,10 +222,10 @@ impl Client {
             if kind == PRODUCER {
                 (library.0.conf_set_dr_msg_cb)(config, on_delivery);
             }
-            let handle = (library.0.new)(kind, config, told_by.as_mut_ptr(), TOLD_BY);
+            let handle = (library.0.new)(kind, config, reason.as_mut_ptr(), REASON_BYTES);
             if handle.is_null() {
                 (library.0.conf_destroy)(config);
-                return Err(Failure::new(INVALID_ARG, text(told_by.as_ptr())));
+                return Err(Failure::new(INVALID_ARG, text(reason.as_ptr())));
             }
             handle
         };
@@ -252,7 +254,7 @@ unsafe extern "C" fn on_delivery(_: Ptr, message: *const RawMessage, heard: Ptr)
 unsafe extern "C" fn on_error(_: Ptr, code: c_int, reason: *const c_char, heard: Ptr) {
     let heard = &*(heard as *const Heard);
     let mut errors = heard.errors.lock().unwrap_or_else(PoisonError::into_inner);
-    // Who asks for them asks often; who does not must not pay for it.
+    // Whoever wants to know asks often. A producer does not: what matters comes back from its calls.
     errors.truncate(15);
     errors.push(Failure::new(code, text(reason)));
 }
