@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.documents import Document, aggregated_event, encode_event, window_document
-from feedback_app.core.state import OPEN, PartitionRecord, agent_bytes_of, closed_key, end_of, ends_after, window_of
+from feedback_app.core.state import PartitionRecord, closed_key, end_of, window_of
 from feedback_app.core.transaction import Send, Transaction
 
 #: An aggregated event of the global mode is split above this size; Kafka's default limit is 1 MiB.
@@ -100,16 +100,14 @@ def settle(
     unchanged = [due for due in stored if state.stored(due.key) == due.value]
     record = state.record
     transaction = Transaction(changes={}, record=record)
-    changes, final = transaction.changes, ends_after(OPEN, record.floor)
     for due in unchanged:
-        key, closed = due.key, closed_key(due.key)
-        changes[key] = None
+        transaction.changes[due.key] = None
         # A window is never started anew over a document that exists: either its closed record is kept, or the
         # floor is at or above its end, so that its events are late for good.
-        if key >= final:
-            changes[closed] = due.value
-        elif state.stored(closed) is not None:
-            changes[closed] = None
+        if end_of(due.key) > record.floor:
+            transaction.changes[closed_key(due.key)] = due.value
+        elif state.stored(closed_key(due.key)) is not None:
+            transaction.changes[closed_key(due.key)] = None
     for key in expired:
         if end_of(key) <= record.floor:
             transaction.changes.setdefault(key, None)
@@ -120,7 +118,7 @@ def settle(
 def _events(windows: Sequence[DueWindow], rules: CloseRules) -> Iterator[Send]:
     if not rules.joint_events:
         for due in windows:
-            yield Send(rules.aggregates_topic, rules.partition, agent_bytes_of(due.key), due.event)
+            yield Send(rules.aggregates_topic, rules.partition, due.document["agentId"].encode(), due.event)
         return
     key = b"%d" % rules.partition
     for part in _parts(due.event for due in windows):

@@ -14,8 +14,8 @@ from feedback_app import closing
 from feedback_app.closing import Describe
 from feedback_app.core.counts import Counts, MakeCounts
 from feedback_app.core.documents import Document
-from feedback_app.transport.clients import ConfluentClient, MakeClient, TransactionalClient
-from feedback_app.transport.readers import ConfluentReader, MakeReader, Reader
+from feedback_app.transport.clients import ConfluentClient, MakeClient
+from feedback_app.transport.readers import ConfluentReader, MakeReader
 
 logger = logging.getLogger(__name__)
 
@@ -44,28 +44,14 @@ def describe() -> Describe:
 
 def client() -> MakeClient:
     """Return what makes a producer of transactions: compiled, or confluent-kafka's."""
-    native, library = _native(), _librdkafka()
-    if native is None or library is None:
-        return ConfluentClient
-
-    def make(config: Mapping[str, Any]) -> TransactionalClient:
-        made: TransactionalClient = native.Producer(library, _options(config))
-        return made
-
-    return make
+    library = _librdkafka()
+    return ConfluentClient if library is None else lambda config: library.producer(_options(config))
 
 
 def reader() -> MakeReader:
     """Return what makes a reader of source topics: compiled, or confluent-kafka's."""
-    native, library = _native(), _librdkafka()
-    if native is None or library is None:
-        return ConfluentReader
-
-    def make(config: Mapping[str, Any], partition: int) -> Reader:
-        made: Reader = native.Reader(library, _options(config), partition)
-        return made
-
-    return make
+    library = _librdkafka()
+    return ConfluentReader if library is None else lambda config, number: library.reader(_options(config), number)
 
 
 def _options(config: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -78,21 +64,19 @@ def _options(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 @cache
-def _librdkafka() -> Path | None:
-    """Return the librdkafka that confluent-kafka's wheel brings; None where the compiled part can't use it."""
-    package = Path(confluent_kafka.__file__).parent
-    folders = (package.with_name("confluent_kafka.libs"), package / ".dylibs")  # Linux, macOS
-    found = [path for folder in folders for path in sorted(folder.glob("librdkafka[-.]*"))]
+def _librdkafka() -> Any:
+    """Return the librdkafka that confluent-kafka's wheel brings, loaded; None where it can't be used so."""
     native = _native()
     if native is None:
         return None
+    package = Path(confluent_kafka.__file__).parent
+    folders = (package.with_name("confluent_kafka.libs"), package / ".dylibs")  # Linux, macOS
+    found = [path for folder in folders for path in sorted(folder.glob("librdkafka[-.]*"))]
     try:
-        path = found[0]  # it is another library where confluent-kafka was compiled on this machine
-        native.check_librdkafka(path)
+        return native.Librdkafka(found[0])  # it is another library where confluent-kafka was compiled on this machine
     except (IndexError, OSError) as error:
         logger.warning("Records are fetched and sent through confluent-kafka, which is slower: %r", error)
         return None
-    return path
 
 
 @cache

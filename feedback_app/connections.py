@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, stop_all, wait_fixed
 
 from feedback_app.errors import SettingsError
@@ -154,10 +154,14 @@ def reader_config(settings: Settings, **more: Any) -> dict[str, Any]:
     )
 
 
-def learn_leader(consumer: Consumer, topic: str) -> None:
-    """Let *consumer* find out who leads *topic* now: by itself, librdkafka would take a second after ``assign``."""
+def learn_leader(ask: Callable[[str, float], object], topic: str) -> None:
+    """Let a consumer find out who leads *topic* now: by itself, librdkafka would take a second after ``assign``.
+
+    Args:
+        ask: what the consumer has to ask the broker for a topic within some seconds.
+    """
     try:
-        consumer.list_topics(topic, ANSWER_S)
+        ask(topic, ANSWER_S)
     except KafkaException as error:
         # It will find out by itself, or say later what is wrong.
         logger.debug("the leaders of %s are not known yet: %s", topic, error.args[0].str())

@@ -223,9 +223,7 @@ class Metrics:
         self._closed_again.inc(len(windows) - len(first))
         now = now_ms / 1000
         self._window_events.observe([due.document["count"] for due in first])
-        # The windows of a pass mostly end at once. That much of a key is what they share.
-        delays = {end: max(0.0, now - end_of(end) / 1000) for end in {due.key[:9] for due in first}}
-        self._close_delay.observe([delays[due.key[:9]] for due in first])
+        self._close_delay.observe([max(0.0, now - end_of(due.key) / 1000) for due in first])
         self._batch_age.observe([max(0.0, now - due.document["firstTimestamp"].timestamp()) for due in first])
 
     def transaction(self, outcome: TransactionOutcome, seconds: float) -> None:

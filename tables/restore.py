@@ -134,7 +134,7 @@ class Restorer:
         stopped: Callable[[], bool],
     ) -> tuple[int, int]:
         """Apply the changelog from *changelog*'s offset to its end; return the records applied and the end."""
-        learn_leader(reader, changelog.topic)
+        learn_leader(reader.list_topics, changelog.topic)
         reader.assign([changelog])
         count, answered = 0, time.monotonic()
         while True:

@@ -49,11 +49,6 @@ def agent_of(key: bytes) -> str:
     return key[_AGENT_AT:].decode()
 
 
-def agent_bytes_of(key: bytes) -> bytes:
-    """Return the agent of the window that *key* names, in UTF-8."""
-    return key[_AGENT_AT:]
-
-
 def closed_key(open_key: bytes) -> bytes:
     """Return the key that the window of *open_key* has once it is closed."""
     return CLOSED + open_key[1:]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from feedback_app.core.events import Headers
+from feedback_app.core.transaction import Send
 
 #: A key and a value. A value of None is a tombstone.
 Pair = tuple[bytes | None, bytes | None]
@@ -40,16 +40,7 @@ class TransactionalClient(Protocol):
         """
         ...
 
-    def produce(
-        self,
-        topic: str,
-        partition: int,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers = (),
-        *,
-        tell_offset: bool = False,
-    ) -> bool:
+    def produce(self, send: Send, *, tell_offset: bool = False) -> bool:
         """Hand over one record; return whether it fitted into librdkafka's queue."""
         ...
 
@@ -103,21 +94,12 @@ class ConfluentClient:
                 raise KafkaException(error)
         return [records[index] for index, _ in errors]
 
-    def produce(
-        self,
-        topic: str,
-        partition: int,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers = (),
-        *,
-        tell_offset: bool = False,
-        delivered: Delivered | None = None,
-    ) -> bool:
+    def produce(self, send: Send, *, tell_offset: bool = False, delivered: Delivered | None = None) -> bool:
         """See :class:`TransactionalClient`; *delivered* is called once the record is acknowledged, or lost."""
         call: Any = self._note_offset if tell_offset else delivered
+        headers = list(send.headers) or None
         try:
-            self._producer.produce(topic, value, key, partition, call, headers=list(headers) or None)
+            self._producer.produce(send.topic, send.value, send.key, send.partition, call, headers=headers)  # type: ignore[arg-type]
         except BufferError:
             return False
         return True

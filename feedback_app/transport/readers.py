@@ -35,7 +35,7 @@ class Reader(Protocol):
     """librdkafka's consumer, for one partition. It is used by one thread at a time."""
 
     def learn_leader(self, topic: str, seconds: float, /) -> None:
-        """Find out who leads *topic* now: by itself, librdkafka would take a second after :meth:`assign`."""
+        """Find out who leads *topic*."""
         ...
 
     def assign(self, offsets: list[tuple[str, int]], /) -> None:

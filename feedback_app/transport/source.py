@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
 
-from feedback_app.connections import ANSWER_S, passes, reader_config
+from feedback_app.connections import ANSWER_S, learn_leader, passes, reader_config
 from feedback_app.errors import BrokerError, StateError
 from feedback_app.liveness import Liveness, watched
 from feedback_app.measuring import Progress
@@ -110,7 +110,7 @@ class PartitionSource:
         )
         self._reader = watched(reader, f"the source of partition {partition}", liveness)
         for topic in offsets:
-            self._learn_leader(topic)
+            learn_leader(self._reader.learn_leader, topic)
         self._reader.assign(list(offsets.items()))
 
     def fetch(self, timeout: float) -> list[Batch]:
@@ -129,13 +129,6 @@ class PartitionSource:
         batches = [self._batch(topic, records) for topic, records in fetched]
         self._note_progress()
         return batches
-
-    def _learn_leader(self, topic: str) -> None:
-        try:
-            self._reader.learn_leader(topic, ANSWER_S)
-        except KafkaException as error:
-            # It will find out by itself, or say later what is wrong.
-            logger.debug("the leaders of %s are not known yet: %s", topic, error.args[0].str())
 
     def at_the_end(self) -> bool:
         """Ask the broker whether there is nothing left to read; False also when it does not answer."""

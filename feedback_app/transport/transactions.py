@@ -157,7 +157,7 @@ class TransactionalProducer:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _produce(self, send: Send, **how: Any) -> None:
-        while not self._client.produce(send.topic, send.partition, send.key, send.value, send.headers, **how):
+        while not self._client.produce(send, **how):
             self._make_room()
 
     def _produce_all(self, topic: str, records: list[Pair]) -> None:

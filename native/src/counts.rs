@@ -108,21 +108,21 @@ impl Counts {
     ) -> PyResult<usize> {
         let mut key = Vec::new();
         for index in at..records.len() {
-            let value = records.value(py, index)?;
+            let value = records.value(index)?;
             let Some(event) = value.as_ref().and_then(|value| plain::read(value.as_ref())) else { return Ok(index) };
             let timestamp = event.timestamp;
             if timestamp < first_open {
                 return Ok(index);
             }
             if timestamp > self.highest {
-                let (kind, appended) = records.timestamp(py, index)?;
+                let (kind, appended) = records.timestamp(index)?;
                 let clock = if kind == LOG_APPEND_TIME { appended } else { self.now_ms };
                 if timestamp >= moves_at || timestamp > clock.saturating_add(self.max_future_ms) {
                     return Ok(index);
                 }
             }
             self.write_key(&mut key, timestamp, event.agent_id);
-            let share = checksum::of(seed, records.offset(py, index)?);
+            let share = checksum::of(seed, records.offset(index)?);
             if let Some(aggregate) = self.windows.get_mut(&key) {
                 aggregate.add(&event, share);
             } else if let Some(mut aggregate) = self.open(py, &key)? {
@@ -189,11 +189,11 @@ trait Slice {
     fn len(&self) -> usize;
 
     /// None where there is none, or none that is plain.
-    fn value(&self, py: Python<'_>, index: usize) -> PyResult<Option<Self::Value<'_>>>;
+    fn value(&self, index: usize) -> PyResult<Option<Self::Value<'_>>>;
 
-    fn offset(&self, py: Python<'_>, index: usize) -> PyResult<u64>;
+    fn offset(&self, index: usize) -> PyResult<u64>;
 
-    fn timestamp(&self, py: Python<'_>, index: usize) -> PyResult<(i32, i64)>;
+    fn timestamp(&self, index: usize) -> PyResult<(i32, i64)>;
 }
 
 impl Slice for Records {
@@ -203,15 +203,15 @@ impl Slice for Records {
         self.len()
     }
 
-    fn value(&self, _: Python<'_>, index: usize) -> PyResult<Option<&[u8]>> {
+    fn value(&self, index: usize) -> PyResult<Option<&[u8]>> {
         Ok(self.value(index))
     }
 
-    fn offset(&self, _: Python<'_>, index: usize) -> PyResult<u64> {
+    fn offset(&self, index: usize) -> PyResult<u64> {
         Ok(self.offset(index).unsigned_abs())
     }
 
-    fn timestamp(&self, _: Python<'_>, index: usize) -> PyResult<(i32, i64)> {
+    fn timestamp(&self, index: usize) -> PyResult<(i32, i64)> {
         Ok(self.timestamp(index))
     }
 }
@@ -229,8 +229,7 @@ impl<'py> Messages<'py> {
         let length = records.len()?;
         let mut messages = Messages { records, length, first: None };
         if let Some(last) = length.checked_sub(1) {
-            let py = messages.records.py();
-            let (first, last_offset) = (messages.offset(py, 0)?, messages.offset(py, last)?);
+            let (first, last_offset) = (messages.offset(0)?, messages.offset(last)?);
             // They rise within a partition.
             messages.first = (last_offset.checked_sub(first) == Some(last as u64)).then_some(first);
         }
@@ -252,20 +251,20 @@ impl<'py> Slice for Messages<'py> {
         self.length
     }
 
-    fn value(&self, _: Python<'_>, index: usize) -> PyResult<Option<PyBackedBytes>> {
+    fn value(&self, index: usize) -> PyResult<Option<PyBackedBytes>> {
         let py = self.records.py();
         let value: Bound<'py, PyAny> = self.ask(index, intern!(py, "value"))?;
         Ok(value.extract().ok())
     }
 
-    fn offset(&self, _: Python<'_>, index: usize) -> PyResult<u64> {
+    fn offset(&self, index: usize) -> PyResult<u64> {
         match self.first {
             Some(first) => Ok(first + index as u64),
             None => self.ask(index, intern!(self.records.py(), "offset")),
         }
     }
 
-    fn timestamp(&self, _: Python<'_>, index: usize) -> PyResult<(i32, i64)> {
+    fn timestamp(&self, index: usize) -> PyResult<(i32, i64)> {
         self.ask(index, intern!(self.records.py(), "timestamp"))
     }
 }

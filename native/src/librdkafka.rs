@@ -235,6 +235,30 @@ impl Client {
     fn functions(&self) -> &Functions {
         &self.library.0
     }
+
+    fn topic(&self, name: &str) -> Result<Topic<'_>, Failure> {
+        let name = terminated(name)?;
+        // Safety: the name is copied.
+        let handle = unsafe { (self.functions().topic_new)(self.handle, name.as_ptr(), null_mut()) };
+        if handle.is_null() {
+            // Safety: a number.
+            return Err(self.library.failure(unsafe { (self.functions().last_error)() }));
+        }
+        Ok(Topic { client: self, handle })
+    }
+}
+
+/// A topic, as a client names it.
+struct Topic<'a> {
+    client: &'a Client,
+    handle: Ptr,
+}
+
+impl Drop for Topic<'_> {
+    fn drop(&mut self) {
+        // Safety: nobody has it any more.
+        unsafe { (self.client.functions().topic_destroy)(self.handle) }
+    }
 }
 
 impl Drop for Client {
@@ -314,16 +338,9 @@ impl Producer {
     ) -> Result<Vec<usize>, Failure> {
         let mut messages: Vec<RawMessage> = pairs.map(|(key, value)| to_send(key, value)).collect();
         let count = c_int::try_from(messages.len()).map_err(|_| Failure::new(INVALID_ARG, "too many".to_owned()))?;
-        let (of, topic) = (self.0.functions(), terminated(topic)?);
+        let topic = self.0.topic(topic)?;
         // Safety: librdkafka copies what it is given, and marks what it did not take.
-        unsafe {
-            let topic = (of.topic_new)(self.0.handle, topic.as_ptr(), null_mut());
-            if topic.is_null() {
-                return Err(self.0.library.failure((of.last_error)()));
-            }
-            (of.produce_batch)(topic, partition, COPY, messages.as_mut_ptr(), count);
-            (of.topic_destroy)(topic);
-        }
+        unsafe { (self.0.functions().produce_batch)(topic.handle, partition, COPY, messages.as_mut_ptr(), count) };
         match messages.iter().find(|message| !matches!(message.error, 0 | QUEUE_FULL)) {
             Some(failed) => Err(self.0.library.failure(failed.error)),
             None => Ok((0..messages.len()).filter(|&index| messages[index].error != 0).collect()),
@@ -553,16 +570,11 @@ impl Consumer {
 
     /// Find out who leads a topic.
     pub fn learn_leader(&self, topic: &str, timeout: Duration) -> Result<(), Failure> {
-        let (of, topic) = (self.client.functions(), terminated(topic)?);
+        let (of, topic) = (self.client.functions(), self.client.topic(topic)?);
         // Safety: what was asked for is given back unread; librdkafka has noted it.
         unsafe {
-            let topic = (of.topic_new)(self.client.handle, topic.as_ptr(), null_mut());
-            if topic.is_null() {
-                return Err(self.client.library.failure((of.last_error)()));
-            }
             let mut answer = null_mut();
-            let code = (of.metadata)(self.client.handle, 0, topic, &mut answer, ms(timeout));
-            (of.topic_destroy)(topic);
+            let code = (of.metadata)(self.client.handle, 0, topic.handle, &mut answer, ms(timeout));
             self.client.library.checked(code)?;
             (of.metadata_destroy)(answer);
         }

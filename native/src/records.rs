@@ -73,7 +73,7 @@ impl Stored {
     }
 }
 
-/// A part of them: see `feedback_app.transport.source.Records`.
+/// A part of them: see `feedback_app.transport.readers.Fetched`.
 #[pyclass]
 pub struct Records {
     all: Arc<Stored>,

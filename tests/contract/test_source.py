@@ -20,7 +20,7 @@ from tests.services.compiled import every_reader
 from tests.services.workers import until
 
 
-@pytest.fixture(params=[*every_reader().values()], ids=[*every_reader()])
+@pytest.fixture(params=every_reader())
 def make_reader(request: pytest.FixtureRequest) -> MakeReader:
     made: MakeReader = request.param
     return made

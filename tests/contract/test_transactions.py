@@ -134,7 +134,7 @@ class Partition:
             reader.close()
 
 
-@pytest.fixture(params=[*every_client().values()], ids=[*every_client()])
+@pytest.fixture(params=every_client())
 def make_client(request: pytest.FixtureRequest) -> MakeClient:
     made: MakeClient = request.param
     return made

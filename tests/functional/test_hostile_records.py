@@ -139,7 +139,7 @@ def test_records_that_are_too_large_once_decompressed(
     assert sum("feedback-truncated" in headers for headers in forwarded) == 1, "the one with the long headers"
 
 
-@pytest.mark.parametrize("make_reader", [*every_reader().values()], ids=[*every_reader()])
+@pytest.mark.parametrize("make_reader", every_reader())
 def test_a_batch_that_decompresses_to_too_much_is_told_and_what_follows_it_can_be_read(
     kafka: str, settings: MakeSettings, sender: Callable[[Settings], Producer], make_reader: MakeReader
 ) -> None:
