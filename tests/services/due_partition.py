@@ -1,16 +1,40 @@
-"""A partition whose windows are due, for what closes them."""
+"""Partitions without a broker: one whose windows are due, for what closes them; and one that only commits."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any, cast
 
+import pytest
+
+import tables.partition
+from feedback_app.core.clock import SystemClock
 from feedback_app.core.state import PARTITION_RECORD_KEY, PartitionRecord
 from feedback_app.core.transaction import Transaction
-from feedback_app.tracing import NO_SPAN, Span
+from feedback_app.liveness import Liveness
+from feedback_app.measuring import NO_METER
+from feedback_app.provisioning import Identities
+from feedback_app.settings import Settings
+from feedback_app.topics import Topics
+from feedback_app.tracing import NO_SPAN, NO_TRACER, Span, Tracer
+from tables.partition import OwnedPartition
 from tables.schedule import Schedule
 from tables.state import PartitionState
 from tables.store import PartitionStore, Position
+
+
+class NotedSchedule(Schedule):
+    """Tells when nothing is left to close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked = asyncio.Event()
+
+    def passed(self, *, held: int, caught_up: bool) -> None:
+        super().passed(held=held, caught_up=caught_up)
+        if caught_up:
+            self.looked.set()
 
 
 class DuePartition:
@@ -46,3 +70,49 @@ class DuePartition:
     async def commit(self, transaction: Transaction) -> None:
         self.state.persist(transaction, Position(2, 0, "topic"))
         self.state.apply(transaction)
+
+
+class _Producer:
+    """Ends every transaction in one way."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self._error = error
+
+    async def run(self, call: object) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+class _State:
+    """Takes everything."""
+
+    def __init__(self, record: PartitionRecord) -> None:
+        self.record = record
+
+    def apply(self, transaction: Transaction) -> None:
+        self.record = transaction.record
+
+
+def committing_partition(
+    monkeypatch: pytest.MonkeyPatch,
+    record: PartitionRecord,
+    settings: Settings,
+    *,
+    error: BaseException | None = None,
+    tracer: Tracer = NO_TRACER,
+) -> OwnedPartition:
+    """Return partition 3 after *record*; every commit of it ends with *error*, if there is one."""
+    monkeypatch.setattr(tables.partition, "TransactionalProducer", lambda *_, **__: _Producer(error))
+    owned = OwnedPartition(
+        settings,
+        Topics.of(settings),
+        3,
+        clock=SystemClock(),
+        identities=cast(Identities, None),
+        cached=1,
+        liveness=Liveness(),
+        meter=NO_METER,
+        tracer=tracer,
+    )
+    owned._state = cast(Any, _State(record))
+    return owned

@@ -5,32 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-import tables.partition
 from agents import window_close
 from agents.pace import Pace
 from agents.window_close import Closer
 from feedback_app.closing import CloseRules
 from feedback_app.core.aggregate import Aggregate
-from feedback_app.core.clock import ManualClock, SystemClock
+from feedback_app.core.clock import ManualClock
 from feedback_app.core.documents import Document
 from feedback_app.core.state import OPEN, PartitionRecord, window_key
 from feedback_app.core.transaction import Transaction
 from feedback_app.core.watermark import Lateness
 from feedback_app.health import Health
-from feedback_app.liveness import Liveness
 from feedback_app.measuring import NO_METER
-from feedback_app.provisioning import Identities
 from feedback_app.settings import Settings
 from feedback_app.sinks import Outcome
 from feedback_app.sinks.counting import CountingSink
 from feedback_app.topics import Topics
-from tables.partition import OwnedPartition
 from tables.store import PartitionStore
-from tests.services.due_partition import DuePartition
+from tests.services.due_partition import DuePartition, NotedSchedule, committing_partition
 
 _RULES = CloseRules(partition=0, aggregates_topic="a", joint_events=False, split_by_agent=False)
 _TOPICS = Topics("feedback", "feedback-repartition", "aggregates", "late", "dead", "changelog", 2)
@@ -53,11 +49,13 @@ async def test_what_becomes_due_is_closed_at_once(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(window_close, "_LOOK_S", 3_600)
     store, sink = PartitionStore(tmp_path / "store"), Sink()
     key = window_key(OPEN, "agent", 2_000, 1_000)
-    owned: Any = DuePartition(store, {key: Aggregate().encode()}, PartitionRecord(watermark=1_999))
+    schedule = NotedSchedule()
+    owned: Any = DuePartition(store, {key: Aggregate().encode()}, PartitionRecord(watermark=1_999), schedule)
     table: Any = None
     closer = Closer(table, sink, ManualClock(0), Health(), Lateness(0, 0), 1 << 40, 100, Pace(), NO_METER)
     closing = asyncio.create_task(closer.run(owned, _RULES))
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(10):
+        await schedule.looked.wait()
     assert not sink.asked.is_set()
     await owned.commit(Transaction({}, PartitionRecord(watermark=2_000)))
     owned.became_due.set()
@@ -66,24 +64,6 @@ async def test_what_becomes_due_is_closed_at_once(tmp_path: Path, monkeypatch: p
     closing.cancel()
     await asyncio.wait([closing])
     store.close()
-
-
-class Producer:
-    """A transactional producer that commits whatever it is given."""
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    async def run(self, call: object) -> None: ...
-
-
-class State:
-    """A state that takes everything."""
-
-    def __init__(self, watermark: int) -> None:
-        self.record = PartitionRecord(watermark=watermark)
-
-    def apply(self, transaction: Transaction) -> None:
-        self.record = transaction.record
 
 
 # windows     [59_000, 60_000)[60_000, 61_000)[61_000, 62_000)
@@ -101,17 +81,7 @@ class State:
 async def test_windows_become_due_when_the_watermark_passes_the_end_of_one(
     monkeypatch: pytest.MonkeyPatch, before: int, after: int, due: bool
 ) -> None:
-    monkeypatch.setattr(tables.partition, "TransactionalProducer", Producer)
-    owned = OwnedPartition(
-        Settings.model_construct(batch_time_ms=1_000),
-        _TOPICS,
-        0,
-        clock=SystemClock(),
-        identities=cast(Identities, None),
-        cached=1,
-        liveness=Liveness(),
-        meter=NO_METER,
-    )
-    owned._state = cast(Any, State(before))
+    settings = Settings.model_construct(batch_time_ms=1_000)
+    owned = committing_partition(monkeypatch, PartitionRecord(watermark=before), settings)
     await owned.commit(Transaction({}, PartitionRecord(watermark=after)))
     assert owned.became_due.is_set() == due

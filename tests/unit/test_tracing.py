@@ -18,7 +18,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-import tables.partition
 from agents.feedback import Folder
 from agents.pace import Pace
 from agents.window_close import Closer
@@ -34,9 +33,7 @@ from feedback_app.core.watermark import Lateness
 from feedback_app.errors import Aborted, BrokerError, Fenced, SettingsError
 from feedback_app.folding import FoldRules
 from feedback_app.health import Health
-from feedback_app.liveness import Liveness
 from feedback_app.measuring import NO_METER
-from feedback_app.provisioning import Identities
 from feedback_app.settings import Settings
 from feedback_app.sinks import Outcome, SinkUnavailable
 from feedback_app.sinks.counting import CountingSink
@@ -44,10 +41,9 @@ from feedback_app.telemetry import OpenTelemetryTracer, open_tracer
 from feedback_app.tracing import NO_TRACER
 from feedback_app.transport.readers import Messages
 from feedback_app.transport.source import Batch
-from tables.partition import OwnedPartition
 from tables.schedule import Schedule
 from tables.store import PartitionStore
-from tests.services.due_partition import DuePartition
+from tests.services.due_partition import DuePartition, NotedSchedule, committing_partition
 from tests.unit import test_folder as folding
 
 _SECRET = "open-sesame"
@@ -190,19 +186,6 @@ async def test_a_fold_is_told_again_when_it_is_folded_again(traces: Traces) -> N
 # -- a close ---------------------------------------------------------------------------------------------------------
 
 
-class Noted(Schedule):
-    """Tells when nothing is left to close."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.looked = asyncio.Event()
-
-    def passed(self, *, held: int, caught_up: bool) -> None:
-        super().passed(held=held, caught_up=caught_up)
-        if caught_up:
-            self.looked.set()
-
-
 class Owned(DuePartition):
     """One whose last fold was traced, as its transactions are."""
 
@@ -223,7 +206,7 @@ class Owned(DuePartition):
 async def close(folder: Path, traces: Traces, *agents: str, split: bool = False, failures: int = 0) -> None:
     """Look for due windows until there is none left."""
     store = PartitionStore(folder)
-    schedule = Noted()
+    schedule = NotedSchedule()
     owned: Any = Owned(store, traces.tracer, schedule, *agents)
     closer = Closer(
         owned,
@@ -273,18 +256,6 @@ async def test_a_look_that_finds_nothing_leaves_nothing(traces: Traces, tmp_path
 # -- a transaction ---------------------------------------------------------------------------------------------------
 
 
-class Producer:
-    """Ends every transaction in one way."""
-
-    error: BaseException | None = None
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    async def run(self, call: object) -> None:
-        if self.error is not None:
-            raise self.error
-
-
 @pytest.mark.parametrize(
     ("error", "outcome", "status"),
     [
@@ -302,20 +273,9 @@ async def test_a_transaction_tells_how_it_ended(
     outcome: str | None,
     status: StatusCode,
 ) -> None:
-    monkeypatch.setattr(tables.partition, "TransactionalProducer", Producer)
-    monkeypatch.setattr(Producer, "error", error)
-    owned = OwnedPartition(
-        Settings.model_construct(),
-        folding.TOPICS,
-        3,
-        clock=SystemClock(),
-        identities=cast(Identities, None),
-        cached=1,
-        liveness=Liveness(),
-        meter=NO_METER,
-        tracer=traces.tracer,
+    owned = committing_partition(
+        monkeypatch, PartitionRecord(), Settings.model_construct(), error=error, tracer=traces.tracer
     )
-    owned._state = cast(Any, Applied())
     with nullcontext() if error is None else pytest.raises(type(error)):
         await owned.commit(Transaction({b"a": b"", b"b": None}, PartitionRecord()))
     span = traces.only("transaction")
@@ -325,14 +285,6 @@ async def test_a_transaction_tells_how_it_ended(
     assert told == {"partition": 3, "changelog_records": 3, "sent_records": 0}
     assert span.status.status_code is status
     assert _SECRET not in span.to_json()
-
-
-class Applied:
-    """A state that takes everything."""
-
-    record = PartitionRecord()
-
-    def apply(self, transaction: Transaction) -> None: ...
 
 
 # -- what is not told ------------------------------------------------------------------------------------------------
