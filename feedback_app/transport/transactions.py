@@ -165,9 +165,9 @@ class TransactionalProducer:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Let librdkafka send: its queue is full."""
+        """Let librdkafka send what it has before it gets more."""
         self._check_running()
-        self._client.poll(0.1)
+        self._client.flush(_CALL_TIMEOUT_S)
 
     def _flush(self) -> None:
         """Wait until every record is acknowledged, so that the changelog offsets are known before the commit."""

@@ -22,7 +22,8 @@ impl Librdkafka {
 
     fn producer(&self, py: Python<'_>, config: Config) -> PyResult<Producer> {
         let library = self.0.clone();
-        Apart::open(py, || librdkafka::Producer::new(library, &config)).map(Producer)
+        let client = Apart::open(py, || librdkafka::Producer::new(library, &config))?;
+        Ok(Producer::new(client, &config))
     }
 
     fn reader(&self, py: Python<'_>, config: Config, partition: i32) -> PyResult<Reader> {

@@ -101,7 +101,6 @@ functions! {
     headers_new: unsafe extern "C" fn(usize) -> Ptr;
     header_add: unsafe extern "C" fn(Ptr, *const c_char, isize, *const c_void, isize) -> c_int;
     headers_destroy: unsafe extern "C" fn(Ptr);
-    poll: unsafe extern "C" fn(Ptr, c_int) -> c_int;
     flush: unsafe extern "C" fn(Ptr, c_int) -> c_int;
     outq_len: unsafe extern "C" fn(Ptr) -> c_int;
 
@@ -395,11 +394,6 @@ impl Producer {
             QUEUE_FULL => Ok(false),
             code => self.0.library.checked(code).map(|()| true),
         }
-    }
-
-    pub fn poll(&self, timeout: Duration) {
-        // Safety: the client is there.
-        unsafe { (self.0.functions().poll)(self.0.handle, ms(timeout)) };
     }
 
     /// Wait until everything is acknowledged, or given up; return how many records are neither when the time is over.

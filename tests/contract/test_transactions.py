@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import confluent_kafka
 import pytest
@@ -25,7 +27,7 @@ from feedback_app.provisioning import ensure_topics, topic_ids
 from feedback_app.settings import Settings
 from feedback_app.topics import MAX_INPUT_BYTES, TOMBSTONES_KEPT_MS, Topics
 from feedback_app.transport import transactions
-from feedback_app.transport.clients import MakeClient
+from feedback_app.transport.clients import MakeClient, Pair, TransactionalClient
 from feedback_app.transport.transactions import TransactionalProducer
 from tables.partition import start_offsets
 from tables.restore import Restored, Restorer
@@ -99,7 +101,9 @@ class Partition:
         return restorer.restore(PARTITION, store, topic_id or self.topic_id)
 
     def read(self, topic: str, number: int = PARTITION) -> list[confluent_kafka.Message]:
-        """Return what readers of committed records see on a partition."""
+        """Return what readers of committed records see on a partition, once what stands there is settled: a commit is
+        answered before that is told to every partition."""
+        end = self.end(topic, number)
         config = {"group.id": "reader", "isolation.level": "read_committed", "enable.partition.eof": True}
         reader = confluent_kafka.Consumer(librdkafka_config(self.settings) | config)
         try:
@@ -111,7 +115,7 @@ class Partition:
                     error = message.error()
                     if error is None:
                         seen.append(message)
-                    elif error.code() == confluent_kafka.KafkaError._PARTITION_EOF:
+                    elif error.code() == confluent_kafka.KafkaError._PARTITION_EOF and (message.offset() or 0) >= end:
                         return seen
             pytest.fail(f"{topic}[{number}] can't be read to its end")
         finally:
@@ -126,10 +130,11 @@ class Partition:
                 assert producer.flush(10) == 0
         assert producer.flush(10) == 0
 
-    def end(self, topic: str) -> int:
-        reader = confluent_kafka.Consumer(librdkafka_config(self.settings) | {"group.id": "reader"})
+    def end(self, topic: str, number: int = PARTITION) -> int:
+        config = {"group.id": "reader", "isolation.level": "read_uncommitted"}
+        reader = confluent_kafka.Consumer(librdkafka_config(self.settings) | config)
         try:
-            return reader.get_watermark_offsets(TopicPartition(topic, PARTITION), 10)[1]
+            return reader.get_watermark_offsets(TopicPartition(topic, number), 10)[1]
         finally:
             reader.close()
 
@@ -224,6 +229,63 @@ def test_more_than_fits_into_the_producers_queue_is_written(partition: Partition
     for topic in (partition.topics.late, partition.topics.aggregates):
         assert sorted(int(message.key() or b"") for message in partition.read(topic)) == list(range(50))
     assert [message.key() for message in partition.read(partition.topics.changelog)] == [*changes, PARTITION_RECORD_KEY]
+
+
+class Handing:
+    """Notes the most bytes that a client was handed over for a partition between two flushes."""
+
+    def __init__(self, client: TransactionalClient) -> None:
+        self._client = client
+        self._since_flush: Counter[tuple[str, int]] = Counter()
+        self.most: Counter[tuple[str, int]] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def produce_all(self, topic: str, number: int, records: list[Pair]) -> list[Pair]:
+        left = self._client.produce_all(topic, number, records)
+        self._note(topic, number, _size(records) - _size(left))
+        return left
+
+    def produce(self, send: Send, **how: Any) -> bool:
+        fits = self._client.produce(send, **how)
+        if fits:
+            self._note(send.topic, send.partition, _size([(send.key, send.value), *send.headers]))
+        return fits
+
+    def flush(self, seconds: float) -> int:
+        left = self._client.flush(seconds)
+        if not left:
+            self._since_flush.clear()
+        return left
+
+    def _note(self, topic: str, number: int, size: int) -> None:
+        self._since_flush[topic, number] += size
+        self.most |= self._since_flush
+
+
+def _size(pairs: Iterable[tuple[str | bytes | None, bytes | None]]) -> int:
+    return sum(len(key or b"") + len(value or b"") for key, value in pairs)
+
+
+# Else librdkafka's thread would not sleep while one batch of a partition waits for the answer to another.
+@pytest.mark.parametrize("headers", [[], [("h", bytes(500))]])
+def test_no_more_is_handed_over_for_a_partition_than_goes_into_a_batch(
+    partition: Partition, headers: list[tuple[str, bytes]]
+) -> None:
+    owner = _configured(partition, batch_size=100_000).owner()
+    handing = Handing(owner._client)
+    owner._client = cast(Any, handing)
+    changes: Changes = {key(number): bytes(1_000) for number in range(500)}
+    topic = partition.topics.late
+    sends = [Send(topic, number % 2, b"%d" % number, bytes(2_000), headers) for number in range(400)]
+    partition.transact(owner, changes, sends)
+    assert max(handing.most.values()) <= 100_000
+    assert min(handing.most.values()) > 90_000, "a batch is not as large as it may be"
+    assert [message.key() for message in partition.read(partition.topics.changelog)] == [*changes, PARTITION_RECORD_KEY]
+    for number in range(2):
+        found = [int(message.key() or b"") for message in partition.read(topic, number)]
+        assert sorted(found) == list(range(number, 400, 2))
 
 
 @pytest.mark.timeout(30)
