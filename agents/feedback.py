@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from agents.pace import Pace
 from feedback_app.core.clock import Clock
+from feedback_app.core.transaction import Transaction
 from feedback_app.errors import Aborted
 from feedback_app.folding import Fold, FoldRules
 from feedback_app.health import Health
@@ -96,7 +97,8 @@ class Folder:
         batch: Batch | None = first
         while batch is not None:
             await self._add(fold, batch)
-            full = owned.turn_wanted or fold.records >= most or fold.holds >= _FOLD_HOLDS
+            piling_up = owned.closing is not None and owned.closing.full
+            full = piling_up or fold.records >= most or fold.holds >= _FOLD_HOLDS
             batch = None if full else await self._following(owned, batch, until)
         if fold.items:
             await self._store(fold)
@@ -105,13 +107,26 @@ class Folder:
         span.set(records=fold.records, windows=len(transaction.changes))
         span.set(late=tally.late, invalid=tally.invalid, forwarded=tally.forwarded)
         try:
-            await owned.commit(transaction)
+            await self._commit(owned, transaction)
         except Aborted as error:
             logger.warning("%s; reading the same records again", error.message)
             self.table.read_again(owned)
         else:
             owned.last_fold = span
             self.meter.folded(fold.records, tally)
+
+    async def _commit(self, owned: OwnedPartition, transaction: Transaction) -> None:
+        """Commit *transaction*, and with it the close pass that waits for its turn, if there is one."""
+        closing = owned.closing
+        closed = None
+        if closing is not None:
+            async with self.pace.slice():
+                closed = closing.settle(owned.state, transaction)
+        if closing is None or closed is None:
+            await owned.commit(transaction)
+        else:
+            await owned.commit(transaction.with_changes_of(closed))
+            closing.committed = closed
 
     async def _add(self, fold: Fold, batch: Batch) -> None:
         while batch.records:

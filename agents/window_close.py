@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agents.pace import Pace
-from feedback_app.closing import CloseRules, DueWindow, bulks, plan, settle
+from feedback_app.closing import CloseRules, Closing, DueWindow, bulks, plan
 from feedback_app.core.clock import Clock
+from feedback_app.core.documents import Document
 from feedback_app.core.state import window_of
 from feedback_app.core.transaction import Transaction
 from feedback_app.core.watermark import Lateness
@@ -36,6 +37,9 @@ _FIRST_HOLD_S: Final = 1.0
 _LONGEST_HOLD_S: Final = 300.0
 #: Bulk writes of one pass that may be under way at once (mode ``agent`` has one for each chat agent).
 _PARALLEL_BULKS: Final = 8
+#: A pass has at most so many windows, or a bulk write's worth, if that is more. Each transaction costs the broker a
+#: dozen requests and writes; and documents take memory, some kilobytes each.
+_PASS_WINDOWS: Final = 2_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,6 @@ class Closer:
     health: Health
     lateness: Lateness
     idle_ms: int
-    batch_size: int
     pace: Pace
     meter: Meter
     tracer: Tracer = NO_TRACER
@@ -97,93 +100,96 @@ class Closer:
 
     async def _pass(self, owned: OwnedPartition, rules: CloseRules, held: Holds) -> bool:
         """Close one batch of due windows; return whether there was anything to do."""
-        taken = owned.state.take_due(self.batch_size)
-        full = len(taken) == self.batch_size
+        most = max(_PASS_WINDOWS, rules.batch_size)
+        taken = owned.state.take_due(most)
+        full = len(taken) == most
         owned.schedule.taken(sum(key not in held for key, _ in taken) if held else len(taken), more=full)
         due = [(key, value) for key, value in taken if not held.holds(key)] if held else taken
+        # Each partition looks several times a second: where nothing is due there is nothing to trace.
+        tracer: Tracer = self.tracer if due else NO_TRACER
+        with tracer.span("close", follows=owned.last_fold, partition=rules.partition, windows=len(due)) as span:
+            stored = await self._store(rules, held, due)
+            closing = Closing(stored, owned.state.take_expired(most), rules, full)
+            return await self._close(owned, closing, span) or bool(taken)
+
+    async def _store(self, rules: CloseRules, held: Holds, due: Sequence[tuple[bytes, bytes]]) -> Sequence[DueWindow]:
+        """Upsert the documents of windows that are due; return those windows whose documents are in the database."""
         windows: list[DueWindow] = []
+        documents: list[Document] = []
         for start in range(0, len(due), _SLICE):
             async with self.pace.slice():
-                windows += plan(due[start : start + _SLICE], rules.describe)
-        # Each partition looks several times a second: where nothing is due there is nothing to trace.
-        tracer: Tracer = self.tracer if windows else NO_TRACER
-        with tracer.span("close", follows=owned.last_fold, partition=rules.partition, windows=len(windows)) as span:
-            return await self._close(owned, rules, held, windows, span, full=full) or bool(taken)
+                some, theirs = plan(due[start : start + _SLICE], rules.describe)
+            windows += some
+            documents += theirs
+        outcome = await self._upsert(documents, rules)
+        if not (outcome.ahead or outcome.refused or held):
+            return windows
+        return [window for window in windows if self._is_stored(window, outcome, held)]
 
-    async def _close(
-        self,
-        owned: OwnedPartition,
-        rules: CloseRules,
-        held: Holds,
-        windows: Sequence[DueWindow],
-        span: Span,
-        *,
-        full: bool,
-    ) -> bool:
-        """Upsert *windows*, commit what follows from that, and return whether anything did.
-
-        Args:
-            full: these are as many as a pass may have.
-        """
-        outcome = await self._upsert(windows, rules)
-        stored = windows
-        if outcome.ahead or outcome.refused or held:
-            stored = [due for due in windows if self._is_stored(due, outcome, held)]
-        owned.turn_wanted = full
+    async def _close(self, owned: OwnedPartition, closing: Closing, span: Span) -> bool:
+        """Commit what follows from a pass whose documents are stored; return whether anything did."""
+        stored = closing.stored
+        if not stored and not closing.expired:
+            return False
+        owned.closing = closing
         async with owned.turn:
-            owned.turn_wanted = False
-            async with self.pace.slice():
-                transaction = settle(owned.state, stored, owned.state.take_expired(self.batch_size), rules)
-            if transaction is None:
-                return False
-            await self._commit(owned, transaction)
-        closed = [due for due in stored if due.key in transaction.changes]
+            owned.closing = None
+            if closing.committed is None:
+                async with self.pace.slice():
+                    transaction = closing.settle(owned.state)
+                if transaction is None:
+                    return False
+                await self._commit(owned, transaction)
+                closing.committed = transaction
+        changes = closing.committed.changes
+        closed = [due for due in stored if due.key in changes]
         if len(closed) < len(stored):  # what has changed since its document was built stays due
-            owned.state.put_back(due.key for due in stored if due.key not in transaction.changes)
+            owned.state.put_back(due.key for due in stored if due.key not in changes)
         if closed:
             logger.debug("partition %s: %s windows closed", owned.partition, len(closed))
             owned.schedule.closed(len(closed))
-            span.set(closed=len(closed), events=len(transaction.sends))
-            self.meter.flushed(closed, len(transaction.sends), self.clock.now_ms())
+            span.set(closed=len(closed), events=len(closing.committed.sends))
+            self.meter.flushed(closed, len(closing.committed.sends), self.clock.now_ms())
         return True
 
-    async def _upsert(self, windows: Sequence[DueWindow], rules: CloseRules) -> Outcome:
-        """Upsert the windows' documents, trying again for as long as the database does not answer."""
+    async def _upsert(self, documents: Sequence[Document], rules: CloseRules) -> Outcome:
+        """Upsert *documents*, trying again for as long as the database does not answer."""
         ahead: dict[str, int] = {}
         refused: dict[str, str] = {}
         limit = asyncio.Semaphore(_PARALLEL_BULKS)
-        writes = bulks(windows, rules)
+        writes = bulks(documents, rules)
         if not writes:
             return Outcome()
 
-        async def write(documents: list[dict[str, object]]) -> None:
+        async def write(some: list[Document]) -> None:
             async with limit:
                 with self.health.waiting_for_database():
-                    outcome = await retrying(lambda: self.sink.upsert_windows(documents), on_retry=failed)
+                    outcome = await retrying(lambda: self.sink.upsert_windows(some), on_retry=failed)
             ahead.update(outcome.ahead)
             refused.update(outcome.refused)
 
         # One step for all of them: in mode ``agent`` there are nearly as many as windows.
-        with self.tracer.span("upsert", documents=len(windows), bulk_writes=len(writes)) as span:
+        with self.tracer.span("upsert", documents=len(documents), bulk_writes=len(writes)) as span:
 
             def failed(error: SinkUnavailable) -> None:
                 span.event("retry")
                 self.health.database_failed(error)
 
-            await asyncio.gather(*(write(documents) for documents in writes))
+            await asyncio.gather(*(write(some) for some in writes))
             span.set(ahead=len(ahead), refused=len(refused))
         return Outcome(ahead, refused)
 
     def _is_stored(self, due: DueWindow, outcome: Outcome, held: Holds) -> bool:
         """Say whether the window's document is in the database; hold the window back when it is not."""
-        document_id, window = due.document["_id"], window_of(due.key)
+        window = window_of(due.key)
+        document_id = window.document_id
         if document_id in outcome.ahead:
             logger.error(
                 "agent %r, window %s: its document has count %s, ours is %s: not overwritten, not emitted",
                 window.agent_id,
                 window.start,
                 outcome.ahead[document_id],
-                due.document["count"],
+                due.summary.events,
             )
             self.health.stale(document_id)
         elif document_id in outcome.refused:

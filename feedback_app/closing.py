@@ -1,21 +1,21 @@
 """Closing: due windows become documents, then one transaction (DESIGN, windows out).
 
-A pass has three steps. :func:`plan` reads due windows from committed state; the sink upserts their documents; and
-:func:`settle`, with the partition's turn held, says what the transaction writes for those that are still as they were.
-A crash between the steps repeats the upsert, which changes nothing.
+A pass has three steps. :func:`plan` describes due windows as they are in committed state; the sink upserts their
+documents; and :meth:`Closing.settle`, with the partition's turn held, says what the transaction writes for those that
+are still as they were. A crash between the steps repeats the upsert, which changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from msgspec import Struct
 
-from feedback_app.core.aggregate import Aggregate
+from feedback_app.core.aggregate import Aggregate, Summary, summary_of
 from feedback_app.core.documents import Document, aggregated_event, encode_event, window_document
-from feedback_app.core.state import PartitionRecord, closed_key, end_of, window_of
+from feedback_app.core.state import PartitionRecord, agent_of, closed_key, end_of, window_of
 from feedback_app.core.transaction import Send, Transaction
 
 #: An aggregated event of the global mode is split above this size; Kafka's default limit is 1 MiB.
@@ -38,12 +38,15 @@ Describe = Callable[[Sequence[tuple[bytes, bytes]]], Iterable[tuple[Document, by
 
 
 class DueWindow(Struct, frozen=True, gc=False):
-    """A window that is due, as it was when the pass began; its document, and its aggregated event."""
+    """A window that is due, as it was when the pass began; and its aggregated event."""
 
     key: bytes
     value: bytes
-    document: Document
     event: bytes
+
+    @property
+    def summary(self) -> Summary:
+        return summary_of(self.value)
 
 
 def describe(due: Sequence[tuple[bytes, bytes]]) -> Iterator[tuple[Document, bytes]]:
@@ -60,6 +63,8 @@ class CloseRules:
 
     partition: int
     aggregates_topic: str
+    #: At most so many documents in one bulk write.
+    batch_size: int
     #: True: one aggregated event for the windows of a transaction. False: one for each window.
     joint_events: bool
     #: True: one bulk write for each chat agent. False: bulk writes across agents.
@@ -68,23 +73,58 @@ class CloseRules:
     describe: Describe = describe
 
 
-def plan(due: Sequence[tuple[bytes, bytes]], describe: Describe = describe) -> list[DueWindow]:
-    """Turn stored open windows, in key order, into the windows of a pass."""
-    return [DueWindow(*window, *described) for window, described in zip(due, describe(due), strict=True)]
+def plan(due: Sequence[tuple[bytes, bytes]], describe: Describe = describe) -> tuple[list[DueWindow], list[Document]]:
+    """Turn stored open windows, in key order, into the windows of a pass, and their documents.
+
+    The documents are by themselves, since they are large, and nobody needs them once they are stored.
+    """
+    windows, documents = [], []
+    for (key, value), (document, event) in zip(due, describe(due), strict=True):
+        windows.append(DueWindow(key, value, event))
+        documents.append(document)
+    return windows, documents
 
 
-def bulks(windows: Sequence[DueWindow], rules: CloseRules) -> list[list[Document]]:
-    """Return the bulk writes that a pass issues: one, or one for each agent."""
-    if not rules.split_by_agent:
-        return [[due.document for due in windows]] if windows else []
-    by_agent: dict[str, list[Document]] = {}
-    for due in windows:
-        by_agent.setdefault(due.document["agentId"], []).append(due.document)
-    return list(by_agent.values())
+def bulks(documents: Sequence[Document], rules: CloseRules) -> list[list[Document]]:
+    """Return the bulk writes that a pass issues: across agents, or some for each agent."""
+    groups: dict[str, list[Document]] = {}
+    for document in documents:
+        groups.setdefault(document["agentId"] if rules.split_by_agent else "", []).append(document)
+    size = rules.batch_size
+    return [group[at : at + size] for group in groups.values() for at in range(0, len(group), size)]
+
+
+@dataclass(slots=True)
+class Closing:
+    """A pass whose documents are stored, and that has its transaction still to come.
+
+    That is its own, or that of a fold which ends before it has its turn: one transaction costs the broker about as much
+    as another, whatever is in it.
+
+    Attributes:
+        stored: windows whose documents the sink has stored.
+        expired: keys of closed records that end at or below the floor: no event can reopen them any more.
+        full: it has as many windows as a pass may have. They are piling up.
+        committed: what was committed of it; None until then.
+    """
+
+    stored: Sequence[DueWindow]
+    expired: Sequence[bytes]
+    rules: CloseRules
+    full: bool = False
+    committed: Transaction | None = None
+
+    def settle(self, state: CloseState, joined: Transaction | None = None) -> Transaction | None:
+        """Return what the pass commits; see :func:`settle`."""
+        return settle(state, self.stored, self.expired, self.rules, joined)
 
 
 def settle(
-    state: CloseState, stored: Sequence[DueWindow], expired: Iterable[bytes], rules: CloseRules
+    state: CloseState,
+    stored: Sequence[DueWindow],
+    expired: Iterable[bytes],
+    rules: CloseRules,
+    joined: Transaction | None = None,
 ) -> Transaction | None:
     """Return the transaction that closes the windows whose documents are *stored*; None when nothing is left to do.
 
@@ -96,8 +136,11 @@ def settle(
         stored: windows whose documents the sink has stored.
         expired: keys of closed records that end at or below the floor: no event can reopen them any more.
         rules: see :class:`CloseRules`.
+        joined: a fold's transaction after the same state, which this one is to be committed with: the windows that it
+            has counted into have changed, too.
     """
-    unchanged = [due for due in stored if state.stored(due.key) == due.value]
+    changing: Container[bytes] = joined.changes if joined else ()
+    unchanged = [due for due in stored if state.stored(due.key) == due.value and due.key not in changing]
     record = state.record
     transaction = Transaction(changes={}, record=record)
     for due in unchanged:
@@ -118,7 +161,7 @@ def settle(
 def _events(windows: Sequence[DueWindow], rules: CloseRules) -> Iterator[Send]:
     if not rules.joint_events:
         for due in windows:
-            yield Send(rules.aggregates_topic, rules.partition, due.document["agentId"].encode(), due.event)
+            yield Send(rules.aggregates_topic, rules.partition, agent_of(due.key).encode(), due.event)
         return
     key = b"%d" % rules.partition
     for part in _parts(due.event for due in windows):

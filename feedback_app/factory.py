@@ -174,7 +174,6 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
         app.health,
         lateness,
         settings.idle_ms,
-        settings.batch_size,
         pace,
         app.metrics,
         app.tracing,
@@ -196,6 +195,7 @@ def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: 
         close_rules = CloseRules(
             partition=owned.partition,
             aggregates_topic=topics.aggregates,
+            batch_size=settings.batch_size,
             joint_events=settings.batching_mode is BatchingMode.GLOBAL,
             split_by_agent=settings.batching_mode is BatchingMode.AGENT,
             describe=compiled.describe(),

@@ -218,13 +218,14 @@ class Metrics:
         self._flush_windows.observe(len(windows))
         self._published.inc(events)
         # One that is amended is as old as its late event is late, and says nothing of how fast windows are closed.
-        first = [due for due in windows if due.document["revision"] == 0]
+        ends = [(end_of(due.key), due.summary) for due in windows]
+        first = [(end, summary) for end, summary in ends if summary.revision == 0]
         self._closed_first.inc(len(first))
         self._closed_again.inc(len(windows) - len(first))
         now = now_ms / 1000
-        self._window_events.observe([due.document["count"] for due in first])
-        self._close_delay.observe([max(0.0, now - end_of(due.key) / 1000) for due in first])
-        self._batch_age.observe([max(0.0, now - due.document["firstTimestamp"].timestamp()) for due in first])
+        self._window_events.observe([summary.events for _, summary in first])
+        self._close_delay.observe([max(0.0, now - end / 1000) for end, _ in first])
+        self._batch_age.observe([max(0.0, now - summary.first / 1000) for _, summary in first])
 
     def transaction(self, outcome: TransactionOutcome, seconds: float) -> None:
         self._transactions[outcome].inc()

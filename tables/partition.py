@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from feedback_app import compiled
+from feedback_app.closing import Closing
 from feedback_app.core.clock import Clock
 from feedback_app.core.state import PARTITION_RECORD_KEY, PartitionRecord
 from feedback_app.core.transaction import Transaction
@@ -72,8 +73,8 @@ class OwnedPartition:
         self.silent_since_ms = clock.now_ms()
         #: True while a batch that was taken from the inbox is not committed yet.
         self.folding = False
-        #: True while a close pass with as many windows as it may have waits for its turn: windows are piling up.
-        self.turn_wanted = False
+        #: A close pass that waits for its turn: the fold that ends before takes it along.
+        self.closing: Closing | None = None
         #: Set when windows become due.
         self.became_due = asyncio.Event()
         #: The fold that was committed last, as a trace has it.

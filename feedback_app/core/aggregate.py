@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 from zlib import crc32
 
 import orjson
@@ -177,3 +177,17 @@ class Aggregate:
 
     def __repr__(self) -> str:
         return f"Aggregate(count={self.count}, revision={self.revision}, first={self.first}, last={self.last})"
+
+
+class Summary(NamedTuple):
+    """What can be told of a stored aggregate without decoding it: of how many *events*, and when the *first* was."""
+
+    revision: int
+    events: int
+    first: int
+
+
+def summary_of(data: bytes) -> Summary:
+    """Return the summary of a stored form that :meth:`Aggregate.decode` takes."""
+    _, revision, positive, negative, neutral, *_, first, _, _ = _FIXED.unpack_from(data)
+    return Summary(revision, positive + negative + neutral, first)

@@ -33,3 +33,8 @@ class Transaction:
     changes: Changes
     record: PartitionRecord
     sends: list[Send] = field(default_factory=list)
+
+    def with_changes_of(self, other: Transaction) -> Transaction:
+        """Return both as one step. They begin at the same state, change no key in common, and *other* leaves the
+        partition record as it is."""
+        return Transaction({**self.changes, **other.changes}, self.record, [*self.sends, *other.sends])

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import agents.window_close
 import feedback_app.closing
 import tables.partition
 from feedback_app.core.state import CLOSED, PartitionRecord
@@ -85,10 +84,10 @@ def a_changed_window_is_closed() -> None:
             value: bytes | None = self._was.get(key) or self._state.stored(key)
             return value
 
-    def settle_blindly(state: Any, stored: Any, expired: Any, rules: Any) -> Any:
+    def settle_blindly(state: Any, stored: Any, expired: Any, rules: Any, joined: Any = None) -> Any:
         return settle(Unchanging(state, stored), stored, expired, rules)
 
-    agents.window_close.settle = settle_blindly  # type: ignore[attr-defined]  # imported there, not exported
+    feedback_app.closing.settle = settle_blindly
 
 
 def the_floor_is_forgotten() -> None:

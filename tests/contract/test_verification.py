@@ -82,12 +82,12 @@ class Scribe:
         for number, state in enumerate(self.states):
             ends = [end_of(key) for key in state.stores if key.startswith(OPEN)]
             state.record = self.lateness.silent(state.record, FOR_EVER, max(ends, default=None))
-            due = plan([(key, value) for key, value in sorted(state.stores.items()) if key.startswith(OPEN)])
+            due, documents = plan([(key, value) for key, value in sorted(state.stores.items()) if key.startswith(OPEN)])
             with open_database(self.settings) as database:
-                for window in due:
-                    document = {**window.document, "closedAt": date(NOW)}
+                for document in documents:
+                    document["closedAt"] = date(NOW)
                     database[WINDOWS_COLLECTION].replace_one({"_id": document["_id"]}, document, upsert=True)
-            rules = CloseRules(number, self.topics.aggregates, joint_events=number == 0, split_by_agent=False)
+            rules = CloseRules(number, self.topics.aggregates, 100, joint_events=number == 0, split_by_agent=False)
             transaction = settle(state, due, [], rules)
             if transaction is not None:
                 self._commit(number, transaction)

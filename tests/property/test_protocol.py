@@ -3,6 +3,7 @@
 produce   |--e--e--x--e----e--...            any order, some invalid, some on the wrong partition
 fold         [    tx    ]   crash before/after the commit, abort and fold again
 close           take due > upsert > (fold?) > tx    crash between any two, upsert refused or unanswered
+                                  > fold and close in one tx
 restart      same data dir, empty data dir, or a former owner that does not know that it is one
 """
 
@@ -73,7 +74,7 @@ class Protocol(RuleBasedStateMachine):
         if traffic.folded:
             self._fold(traffic.partition, TOPICS.feedback, 20, "")
         if traffic.closed:
-            self._close(traffic.partition, 3, "", fold_between=False)
+            self._close(traffic.partition, 3, "", fold="")
 
     def _produce(self, partition: int, agent: str, timestamp: int, rating: str, extra: dict[str, object]) -> None:
         self.events += 1
@@ -86,21 +87,24 @@ class Protocol(RuleBasedStateMachine):
         except Crash:
             self.world.restart(partition, wiped=False)
 
-    def _close(self, partition: int, limit: int, crash: str, *, fold_between: bool) -> None:
+    def _close(self, partition: int, limit: int, crash: str, *, fold: str) -> None:
         owner = self.world.owners[partition]
         try:
             if crash == "before upsert":
                 owner.state.take_due(limit)
                 raise Crash
-            windows, stored = owner.begin_close(limit)
+            windows, closing = owner.begin_close(limit)
             if crash == "after upsert":
                 raise Crash
-            if fold_between:
+            if fold:
                 for due in windows[:1]:
                     window = window_of(due.key)
                     self._produce(partition, window.agent_id, window.start, "neutral", {})
-                owner.fold(TOPICS.feedback, 50)
-            owner.end_close(windows, stored, limit, crash)
+                if fold == "takes it along":
+                    owner.fold(TOPICS.feedback, 50, crash, closing)
+                else:
+                    owner.fold(TOPICS.feedback, 50)
+            owner.end_close(windows, closing, crash)
         except Crash:
             self.world.restart(partition, wiped=False)
 
@@ -120,11 +124,11 @@ class Protocol(RuleBasedStateMachine):
         partition=_PARTITION,
         limit=st.integers(1, 4),
         crash=_CRASH_IN_CLOSE,
-        fold_between=st.booleans(),
+        fold=st.sampled_from(["", "between", "takes it along", "takes it along"]),
     )
-    def close(self, traffic: Traffic, partition: int, limit: int, crash: str, fold_between: bool) -> None:
+    def close(self, traffic: Traffic, partition: int, limit: int, crash: str, fold: str) -> None:
         self._arrives(traffic)
-        self._close(partition, limit, crash, fold_between=fold_between)
+        self._close(partition, limit, crash, fold=fold)
 
     @rule(traffic=_TRAFFIC, partition=_PARTITION)
     def silence(self, traffic: Traffic, partition: int) -> None:
@@ -143,10 +147,10 @@ class Protocol(RuleBasedStateMachine):
         self._arrives(traffic)
         try:
             if closes:
-                windows, stored = former.begin_close(limit)
-                if stored:
+                windows, closing = former.begin_close(limit)
+                if closing.stored:
                     with pytest.raises(Fenced):
-                        former.end_close(windows, stored, limit)
+                        former.end_close(windows, closing)
             elif self.world.broker.logs[TOPICS.feedback, partition][former.state.record.offsets.get("feedback", 0) :]:
                 with pytest.raises(Fenced):
                     former.fold(TOPICS.feedback, limit)

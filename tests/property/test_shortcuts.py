@@ -28,7 +28,7 @@ from tests.services.compiled import is_installed
 
 _SIZE = 1_000
 _RULES = replace(RULES, keep_items=False, window_size=_SIZE, lateness=Lateness(500, 3_000), max_future_ms=1 << 40)
-_CLOSE = CloseRules(partition=0, aggregates_topic="a", joint_events=False, split_by_agent=False)
+_CLOSE = CloseRules(partition=0, aggregates_topic="a", batch_size=100, joint_events=False, split_by_agent=False)
 _HOME = partitioner(2)
 _AGENTS = [*(f"agent-{'x' * (number % 5)}{number}" for number in range(30)), *(text for text in NASTY_TEXTS if text)]
 
@@ -61,7 +61,8 @@ class Partition:
         return self._commit(fold.transaction())
 
     def close(self) -> Transaction | None:
-        transaction = settle(self._state, plan(self._state.take_due(1_000)), self._state.take_expired(1_000), _CLOSE)
+        windows, _ = plan(self._state.take_due(1_000))
+        transaction = settle(self._state, windows, self._state.take_expired(1_000), _CLOSE)
         return None if transaction is None else self._commit(transaction)
 
     def _commit(self, transaction: Transaction) -> Transaction:

@@ -15,13 +15,13 @@ from pathlib import Path
 import msgspec
 import orjson
 
-from feedback_app.closing import CloseRules, DueWindow, bulks, plan, settle
+from feedback_app.closing import CloseRules, Closing, DueWindow, bulks, plan
 from feedback_app.core.aggregate import Aggregate, checksum_seed, origin_checksum
 from feedback_app.core.clock import ManualClock
 from feedback_app.core.documents import Document, window_document
 from feedback_app.core.events import LOG_APPEND_TIME, Event, Headers, Origin
 from feedback_app.core.headers import origin_of
-from feedback_app.core.state import Changes
+from feedback_app.core.state import Changes, window_of
 from feedback_app.core.transaction import Transaction
 from feedback_app.core.watermark import Lateness
 from feedback_app.core.windows import Window, window_end
@@ -152,13 +152,13 @@ class Owner:
         for topic in TOPICS.sources:
             assert broker.committed.get((topic, partition), 0) == self.state.record.offsets.get(topic, 0)
         self.fold_rules = FoldRules(partition, home_of, TOPICS, SIZE_MS, LATENESS, MAX_FUTURE_MS, keep_items=False)
-        self.close_rules = CloseRules(partition, TOPICS.aggregates, joint_events=False, split_by_agent=False)
+        self.close_rules = CloseRules(partition, TOPICS.aggregates, 100, joint_events=False, split_by_agent=False)
 
     def release(self) -> None:
         self.store.close()
 
-    def fold(self, topic: str, limit: int, crash: str = "") -> int:
-        """Fold at most *limit* records of one source topic; return how many."""
+    def fold(self, topic: str, limit: int, crash: str = "", along: Closing | None = None) -> int:
+        """Fold at most *limit* records of one source topic, and take a close pass *along*; return how many."""
         start = self.state.record.offsets.get(topic, 0)
         records = self.broker.logs[topic, self.partition][start : start + limit]
         if not records:
@@ -170,9 +170,13 @@ class Owner:
             if crash == "before commit":
                 raise Crash
             try:
-                self.commit(fold.transaction(), crash)
+                transaction = fold.transaction()
+                closed = along.settle(self.state, transaction) if along else None
+                self.commit(transaction.with_changes_of(closed) if closed else transaction, crash)
             except Aborted:
                 continue
+            if along:
+                along.committed = closed
             return len(records)
 
     def commit(self, transaction: Transaction, crash: str = "") -> None:
@@ -190,22 +194,22 @@ class Owner:
             except Aborted:
                 continue
 
-    def begin_close(self, limit: int) -> tuple[list[DueWindow], list[DueWindow]]:
-        """Take due windows and upsert them; return them, and those that are stored."""
-        windows = plan(self.state.take_due(limit))
+    def begin_close(self, limit: int) -> tuple[list[DueWindow], Closing]:
+        """Take due windows and upsert them; return them, and what is to be done with those that are stored."""
+        windows, documents = plan(self.state.take_due(limit))
         try:
-            stored = {one for bulk in bulks(windows, self.close_rules) for one in self.database.upsert(bulk)}
+            stored = {one for bulk in bulks(documents, self.close_rules) for one in self.database.upsert(bulk)}
         except SinkDown:
             stored = set()
-        return windows, [due for due in windows if due.document["_id"] in stored]
+        there = [due for due in windows if window_of(due.key).document_id in stored]
+        return windows, Closing(there, self.state.take_expired(limit), self.close_rules)
 
-    def end_close(self, windows: list[DueWindow], stored: list[DueWindow], limit: int, crash: str = "") -> int:
-        """Settle what is stored, and put the rest back; return how many windows were closed."""
-        expired = self.state.take_expired(limit)
-        transaction = settle(self.state, stored, expired, self.close_rules)
-        if transaction is not None:
+    def end_close(self, windows: list[DueWindow], closing: Closing, crash: str = "") -> int:
+        """Settle what is stored, unless a fold did, and put the rest back; return how many windows were closed."""
+        if closing.committed is None and (transaction := closing.settle(self.state)):
             self.commit_again_and_again(transaction, crash)
-        closed = transaction.changes if transaction else {}
+            closing.committed = transaction
+        closed = closing.committed.changes if closing.committed else {}
         self.state.put_back(due.key for due in windows if due.key not in closed)
         return sum(due.key in closed for due in windows)
 
@@ -282,8 +286,7 @@ class World:
         for owner in self.owners:
             owner.follow_the_clock()
             while True:
-                windows, stored = owner.begin_close(3)
-                if not owner.end_close(windows, stored, 3):
+                if not owner.end_close(*owner.begin_close(3)):
                     break
             assert owner.state.newest_end() is None, "a window never closed"
 

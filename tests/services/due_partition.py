@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 import tables.partition
+from feedback_app.closing import Closing
 from feedback_app.core.clock import SystemClock
 from feedback_app.core.state import PARTITION_RECORD_KEY, PartitionRecord
 from feedback_app.core.transaction import Transaction
@@ -46,7 +47,7 @@ class DuePartition:
         record: says which of them are due.
     """
 
-    turn_wanted = False
+    closing: Closing | None = None
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from feedback_app.closing import MAX_EVENT_BYTES, CloseRules, DueWindow, bulks, plan, settle
+from feedback_app.closing import MAX_EVENT_BYTES, CloseRules, Closing, DueWindow, bulks, plan, settle
 from feedback_app.core.aggregate import MAX_TAGS, Aggregate
 from feedback_app.core.documents import aggregated_event, encode_event, window_document
 from feedback_app.core.events import Event
@@ -22,9 +22,9 @@ from feedback_app.core.transaction import Send, Transaction
 from feedback_app.core.windows import Window
 
 SIZE = 1_000
-HYBRID = CloseRules(partition=3, aggregates_topic="aggregates", joint_events=False, split_by_agent=False)
-AGENT = CloseRules(partition=3, aggregates_topic="aggregates", joint_events=False, split_by_agent=True)
-GLOBAL = CloseRules(partition=3, aggregates_topic="aggregates", joint_events=True, split_by_agent=False)
+HYBRID = CloseRules(3, "aggregates", batch_size=4, joint_events=False, split_by_agent=False)
+AGENT = replace(HYBRID, split_by_agent=True)
+GLOBAL = replace(HYBRID, joint_events=True)
 
 
 @dataclass
@@ -70,7 +70,12 @@ def state_with(*windows: bytes, floor: int = -1, closed: Iterable[bytes] = ()) -
 
 
 def due_windows(state: State) -> list[DueWindow]:
-    return plan(sorted((key, value) for key, value in state.values.items() if key.startswith(OPEN)))
+    windows, _ = plan(open_windows(state))
+    return windows
+
+
+def open_windows(state: State) -> list[tuple[bytes, bytes]]:
+    return sorted((key, value) for key, value in state.values.items() if key.startswith(OPEN))
 
 
 def close(state: State, expired: Iterable[bytes] = (), rules: CloseRules = HYBRID) -> Transaction:
@@ -84,11 +89,11 @@ def close(state: State, expired: Iterable[bytes] = (), rules: CloseRules = HYBRI
 
 
 def test_a_plan_has_the_document_of_each_window() -> None:
-    (due,) = plan([(open_key(2_000), counted(3, revision=1).encode())])
+    planned = plan([(open_key(2_000), counted(3, revision=1).encode())])
     window = Window("ann", 1_000, SIZE)
     document = window_document(window, counted(3, revision=1))
     event = encode_event(aggregated_event(window, document))
-    assert due == DueWindow(open_key(2_000), counted(3, revision=1).encode(), document, event)
+    assert planned == ([DueWindow(open_key(2_000), counted(3, revision=1).encode(), event)], [document])
 
 
 # key order     ann 1,000   bob 1,000   ann 2,000   cat 2,000
@@ -100,11 +105,14 @@ def test_a_plan_has_the_document_of_each_window() -> None:
         (HYBRID, [["ann|0|1000", "bob|0|1000", "ann|1000|1000", "cat|1000|1000"]]),
         (GLOBAL, [["ann|0|1000", "bob|0|1000", "ann|1000|1000", "cat|1000|1000"]]),
         (AGENT, [["ann|0|1000", "ann|1000|1000"], ["bob|0|1000"], ["cat|1000|1000"]]),
+        (replace(HYBRID, batch_size=3), [["ann|0|1000", "bob|0|1000", "ann|1000|1000"], ["cat|1000|1000"]]),
+        (replace(AGENT, batch_size=1), [["ann|0|1000"], ["ann|1000|1000"], ["bob|0|1000"], ["cat|1000|1000"]]),
     ],
 )
 def test_bulk_writes_go_across_agents_or_one_for_each(rules: CloseRules, expected: list[list[str]]) -> None:
     state = state_with(open_key(1_000), open_key(1_000, "bob"), open_key(2_000), open_key(2_000, "cat"))
-    written = bulks(due_windows(state), rules)
+    _, planned = plan(open_windows(state))
+    written = bulks(planned, rules)
     assert [[document["_id"] for document in documents] for documents in written] == expected
 
 
@@ -158,6 +166,24 @@ def test_a_window_that_is_gone_is_not_closed_again() -> None:
     stored = due_windows(state)
     state.apply(close(state))
     assert settle(state, stored, [], HYBRID) is None
+
+
+# close   1,000   2,000      both are stored
+# fold    1,000   3,000      in the same transaction
+def test_a_window_that_the_fold_counts_into_which_takes_the_pass_along_stays_due() -> None:
+    state = state_with(open_key(1_000), open_key(2_000))
+    fold = Transaction(
+        {open_key(1_000): counted(2).encode(), open_key(3_000): counted().encode()},
+        replace(state.record, offsets={"feedback": 9}),
+        [Send("late", 3, None, b"late")],
+    )
+    closed = Closing(due_windows(state), [], HYBRID).settle(state, fold)
+    assert closed is not None
+    assert closed.changes == {open_key(2_000): None, closed_key(2_000): counted().encode()}
+    joint = fold.with_changes_of(closed)
+    assert joint.changes == fold.changes | closed.changes
+    assert joint.record == fold.record
+    assert joint.sends == fold.sends + closed.sends
 
 
 def test_what_the_database_did_not_store_stays_due() -> None:

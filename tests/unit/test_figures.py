@@ -21,7 +21,7 @@ def test_counters_are_read_as_the_metrics_have_them() -> None:
     metrics.command("items", "update", 5, "answered", 0.1)
     metrics.command("items", "update", 7, "failed", 0.1)
     read = CounterReader(metrics.registry)()
-    first = closed[0].document["firstTimestamp"].timestamp()
+    first = closed[0].summary.first / 1_000
     assert read.records == 10
     assert asdict(read) == {
         "counted": 4,

@@ -13,8 +13,10 @@ import pytest
 from agents import feedback
 from agents.feedback import Folder
 from agents.pace import Pace
+from feedback_app.closing import CloseRules, Closing, plan
+from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.clock import SystemClock
-from feedback_app.core.state import PartitionRecord
+from feedback_app.core.state import OPEN, Changes, PartitionRecord, closed_key, window_key
 from feedback_app.core.transaction import Transaction
 from feedback_app.core.watermark import Lateness
 from feedback_app.errors import Aborted
@@ -28,6 +30,7 @@ from feedback_app.transport.source import Batch
 
 TOPICS = Topics("feedback", "feedback-repartition", "aggregates", "late", "dead", "changelog", 1)
 RULES = FoldRules(0, lambda agent_id: 0, TOPICS, 1_000, Lateness(0, 1_000), 1 << 60, keep_items=False)
+CLOSE_RULES = CloseRules(0, TOPICS.aggregates, 100, joint_events=False, split_by_agent=False)
 
 
 class Record:
@@ -58,13 +61,15 @@ class Owned:
 
     def __init__(self, *batches: Batch, aborts: int = 0) -> None:
         self.turn = asyncio.Lock()
-        self.turn_wanted = self.folding = False
+        self.folding = False
+        self.closing: Closing | None = None
         self.silent_since_ms = 0
         self.state = SimpleNamespace(record=PartitionRecord(), stored=lambda key: None)
         self.inbox: asyncio.Queue[Batch] = asyncio.Queue()
         for batch in batches:
             self.inbox.put_nowait(batch)
         self.committed: list[int] = []
+        self.changes: list[Changes] = []
         self.first_commit = asyncio.Event()
         self.aborts = aborts
 
@@ -73,6 +78,7 @@ class Owned:
             self.aborts -= 1
             raise Aborted("aborted on purpose")
         self.committed.append(transaction.record.offsets[TOPICS.feedback])
+        self.changes.append(transaction.changes)
         self.first_commit.set()
 
 
@@ -81,6 +87,7 @@ class Table:
 
     def __init__(self, owned: Owned, slowly: Iterable[Batch] = (), again: Iterable[Batch] = ()) -> None:
         self.asked: list[int] = []
+        self.closed_when_aborted: list[Transaction | None] = []
         self._owned = owned
         self._slowly = iter(slowly)
         self._again = again
@@ -91,6 +98,7 @@ class Table:
             asyncio.get_running_loop().call_later(0.05, self._owned.inbox.put_nowait, following)
 
     def read_again(self, owned: Owned) -> None:
+        self.closed_when_aborted.append(owned.closing.committed if owned.closing else None)
         for batch in self._again:
             owned.inbox.put_nowait(batch)
 
@@ -106,12 +114,14 @@ def batches(*sizes: int) -> list[Batch]:
     return [batch(start, size, behind=sum(sizes) - start - size) for start, size in zip(starts, sizes, strict=True)]
 
 
+def folder_of(table: Table) -> Folder:
+    return Folder(cast(Any, table), CountingSink(), SystemClock(), Health(), Pace(), NO_METER, fold_records=lambda: 100)
+
+
 async def run(owned: Owned, until: Sequence[int], table: Table | None = None) -> Table:
     """Let a folder work until *until* was committed."""
     table = table or Table(owned)
-    folder = Folder(
-        cast(Any, table), CountingSink(), SystemClock(), Health(), Pace(), NO_METER, fold_records=lambda: 100
-    )
+    folder = folder_of(table)
     task = asyncio.create_task(folder.run(cast(Any, owned), RULES))
     try:
         async with asyncio.timeout(10):
@@ -188,10 +198,46 @@ async def test_a_small_batch_of_a_backlog_does_not_end_a_fold() -> None:
     await run(Owned(batch(0, 1, behind=30), batch(1, 30, behind=0)), [31])
 
 
-async def test_a_close_pass_that_waits_for_its_turn_gets_it_after_the_batch() -> None:
+def key_of(agent: str) -> bytes:
+    return window_key(OPEN, agent, 1_000, 1_000)
+
+
+# batches     |--30--|--30--|
+# full pass   waits  ^ taken along
+async def test_a_full_close_pass_that_waits_ends_the_fold_after_the_batch() -> None:
     owned = Owned(*batches(30, 30))
-    owned.turn_wanted = True
+    owned.closing = Closing([], [], CLOSE_RULES, full=True)
     await run(owned, [30, 60])
+
+
+# fold                     counts a0 to a6
+# pass that waits    a3, z
+# transaction        a0 to a6, and z closed: a3 has changed since its document was built
+async def test_a_fold_takes_a_close_pass_along() -> None:
+    owned = Owned(*batches(30))
+    values = {key_of(agent): Aggregate().encode() for agent in ("a3", "z")}
+    owned.state.stored = values.get
+    stored, _ = plan(list(values.items()))
+    closing = owned.closing = Closing(stored, [], CLOSE_RULES)
+    await run(owned, [30])
+    (changes,) = owned.changes
+    assert {key for key, value in changes.items() if value is None} == {key_of("z")}
+    assert changes[closed_key(key_of("z"))] == values[key_of("z")]
+    assert changes[key_of("a3")] not in (None, values[key_of("a3")]), "it was counted into"
+    assert closed_key(key_of("a3")) not in changes
+    assert closing.committed is not None
+    assert closing.committed.changes.keys() == {key_of("z"), closed_key(key_of("z"))}
+
+
+async def test_a_close_pass_is_not_done_when_the_fold_that_takes_it_along_is_aborted() -> None:
+    owned = Owned(*batches(30), aborts=1)
+    key = key_of("z")
+    owned.state.stored = {key: Aggregate().encode()}.get
+    stored, _ = plan([(key, Aggregate().encode())])
+    owned.closing = Closing(stored, [], CLOSE_RULES)
+    table = await run(owned, [30], Table(owned, again=batches(30)))
+    assert table.closed_when_aborted == [None]
+    assert owned.closing.committed is not None
 
 
 async def test_what_was_aborted_is_read_again() -> None:

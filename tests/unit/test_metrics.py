@@ -86,7 +86,7 @@ def window(end: int, count: int = 1, *, first: int | None = None, revision: int 
     for _ in range(count):
         aggregate.add(Event("f", agent, "u", "positive", timestamp), timestamp, 1)
     aggregate.revision = revision
-    (due,) = plan([(window_key(OPEN, agent, end, _SIZE), aggregate.encode())])
+    (due,), _ = plan([(window_key(OPEN, agent, end, _SIZE), aggregate.encode())])
     return due
 
 
@@ -399,8 +399,8 @@ async def test_a_window_that_waits_by_itself_is_the_owner_s_alone(tmp_path: Path
     )
     health = Health()
     sink: Any = AheadSink()
-    closer = Closer(owned, sink, ManualClock(_NOW), health, Lateness(0, 0), 1 << 40, 10, Pace(), NO_METER)
-    rules = CloseRules(partition=0, aggregates_topic="a", joint_events=False, split_by_agent=False)
+    closer = Closer(owned, sink, ManualClock(_NOW), health, Lateness(0, 0), 1 << 40, Pace(), NO_METER)
+    rules = CloseRules(partition=0, aggregates_topic="a", batch_size=100, joint_events=False, split_by_agent=False)
     task = asyncio.create_task(closer.run(owned, rules))
     async with asyncio.timeout(10):
         await schedule.held_back.wait()

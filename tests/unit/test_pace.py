@@ -14,6 +14,7 @@ from agents import feedback, window_close
 from agents.feedback import Folder
 from agents.pace import Pace
 from agents.window_close import Closer
+from feedback_app import closing
 from feedback_app.closing import CloseRules, plan, settle
 from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.clock import ManualClock
@@ -30,7 +31,7 @@ from tests.unit.test_folder import RULES, Owned, Table, batches
 
 _PARTITIONS = 6
 _SLICES = 5
-_RULES = CloseRules(partition=0, aggregates_topic="a", joint_events=False, split_by_agent=False)
+_RULES = CloseRules(partition=0, aggregates_topic="a", batch_size=100, joint_events=False, split_by_agent=False)
 
 
 class Turns:
@@ -99,9 +100,9 @@ async def test_closes_of_all_partitions_share_the_places(
     turns = Turns()
     monkeypatch.setattr(window_close, "_SLICE", 1)
     monkeypatch.setattr(window_close, "plan", turns.noting(plan))
-    monkeypatch.setattr(window_close, "settle", turns.noting(settle))
+    monkeypatch.setattr(closing, "settle", turns.noting(settle))
     table: Any = None
-    closer = Closer(table, CountingSink(), ManualClock(0), Health(), Lateness(0, 0), 1 << 40, 100, Pace(1), NO_METER)
+    closer = Closer(table, CountingSink(), ManualClock(0), Health(), Lateness(0, 0), 1 << 40, Pace(1), NO_METER)
     works = [closer.run(owned, _RULES) for owned in due_partitions]
     await until_done(works, due_partitions)
     assert turns.done.total() >= _PARTITIONS * (_SLICES + 1)

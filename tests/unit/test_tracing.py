@@ -215,12 +215,11 @@ async def close(folder: Path, traces: Traces, *agents: str, split: bool = False,
         Health(),
         Lateness(0, 0),
         1 << 40,
-        100,
         Pace(),
         NO_METER,
         traces.tracer,
     )
-    rules = CloseRules(partition=3, aggregates_topic="a", joint_events=False, split_by_agent=split)
+    rules = CloseRules(partition=3, aggregates_topic="a", batch_size=100, joint_events=False, split_by_agent=split)
     task = asyncio.create_task(closer.run(owned, rules))
     async with asyncio.timeout(10):
         await schedule.looked.wait()
