@@ -96,10 +96,8 @@ def test_the_numbers_are_those_of_what_was_sent(
     assert read.total("feedback_window_events_sum") == sum(window["count"] for window in first)
     assert read.total("feedback_flush_windows_sum") == len(windows)
     flushes = read.total("feedback_flushes_total")
-    assert (
-        flushes == read.total("feedback_flush_windows_count") == read.total("feedback_flush_windows_bucket", le="50.0")
-    )
-    assert len(windows) / ours.batch_size <= flushes <= len(windows)
+    assert flushes == read.total("feedback_flush_windows_count")
+    assert 1 <= flushes <= len(windows)
     # From the first event to the closing it can't be less than from the end of the window, nor a window's size more.
     delay, age = (read.total(f"feedback_{name}_seconds_sum") for name in ("close_delay", "batch_age"))
     assert 0 < delay < age < delay + len(first) * ours.batch_time_ms / 1000
@@ -109,10 +107,13 @@ def test_the_numbers_are_those_of_what_was_sent(
     assert read.total("feedback_mongodb_operations_total", collection="items") == 0
     commands = "feedback_mongodb_command_duration_seconds_count"
     assert read.total(commands, outcome="failed") == 0
-    assert read.total(commands, collection="windows", outcome="answered") >= flushes
+    assert read.total(commands, collection="windows", outcome="answered") >= max(
+        flushes, len(windows) / ours.batch_size
+    )
 
     committed = read.total("feedback_transactions_total", outcome="committed")
-    assert committed >= flushes + read.total("feedback_fold_records_count")
+    # A fold takes a pass along that waits for its turn.
+    assert committed >= max(flushes, read.total("feedback_fold_records_count"))
     assert read.total("feedback_transaction_duration_seconds_count") == read.total("feedback_transactions_total")
     assert read.total("feedback_restore_duration_seconds_count") == ours.partitions
     assert [read.total(f"feedback_{name}") for name in ("ready", "live", "sink_down", "retries_total")] == [1, 1, 0, 0]
