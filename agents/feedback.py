@@ -118,15 +118,13 @@ class Folder:
     async def _commit(self, owned: OwnedPartition, transaction: Transaction) -> None:
         """Commit *transaction*, and with it the close pass that waits for its turn, if there is one."""
         closing = owned.closing
-        closed = None
-        if closing is not None:
-            async with self.pace.slice():
-                closed = closing.settle(owned.state, transaction)
-        if closing is None or closed is None:
+        if closing is None:
             await owned.commit(transaction)
-        else:
-            await owned.commit(transaction.with_changes_of(closed))
-            closing.committed = closed
+            return
+        async with self.pace.slice():
+            closed = closing.settle(owned.state, transaction)
+        await owned.commit(transaction.with_changes_of(closed) if closed else transaction)
+        closing.committed = closed
 
     async def _add(self, fold: Fold, batch: Batch) -> None:
         while batch.records:

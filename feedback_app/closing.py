@@ -115,47 +115,33 @@ class Closing:
     committed: Transaction | None = None
 
     def settle(self, state: CloseState, joined: Transaction | None = None) -> Transaction | None:
-        """Return what the pass commits; see :func:`settle`."""
-        return settle(state, self.stored, self.expired, self.rules, joined)
+        """Return the transaction that closes the windows; None when nothing is left to do.
 
+        A window that has changed since its document was built is left out: it stays due, and the next pass upserts it
+        again. The same goes for one that is gone (another pass closed it).
 
-def settle(
-    state: CloseState,
-    stored: Sequence[DueWindow],
-    expired: Iterable[bytes],
-    rules: CloseRules,
-    joined: Transaction | None = None,
-) -> Transaction | None:
-    """Return the transaction that closes the windows whose documents are *stored*; None when nothing is left to do.
-
-    A window that has changed since its document was built is left out: it stays due, and the next pass upserts it
-    again. The same goes for one that is gone (another pass closed it).
-
-    Args:
-        state: the partition's committed state, which must not change until the transaction is committed.
-        stored: windows whose documents the sink has stored.
-        expired: keys of closed records that end at or below the floor: no event can reopen them any more.
-        rules: see :class:`CloseRules`.
-        joined: a fold's transaction after the same state, which this one is to be committed with: the windows that it
-            has counted into have changed, too.
-    """
-    changing: Container[bytes] = joined.changes if joined else ()
-    unchanged = [due for due in stored if state.stored(due.key) == due.value and due.key not in changing]
-    record = state.record
-    transaction = Transaction(changes={}, record=record)
-    for due in unchanged:
-        transaction.changes[due.key] = None
-        # A window is never started anew over a document that exists: either its closed record is kept, or the
-        # floor is at or above its end, so that its events are late for good.
-        if end_of(due.key) > record.floor:
-            transaction.changes[closed_key(due.key)] = due.value
-        elif state.stored(closed_key(due.key)) is not None:
-            transaction.changes[closed_key(due.key)] = None
-    for key in expired:
-        if end_of(key) <= record.floor:
-            transaction.changes.setdefault(key, None)
-    transaction.sends.extend(_events(unchanged, rules))
-    return transaction if transaction.changes else None
+        Args:
+            state: the partition's committed state, which must not change until the transaction is committed.
+            joined: a fold's transaction after the same state, which this one is to be committed with: the windows that
+                it has counted into have changed, too.
+        """
+        changing: Container[bytes] = joined.changes if joined else ()
+        unchanged = [due for due in self.stored if state.stored(due.key) == due.value and due.key not in changing]
+        record = state.record
+        transaction = Transaction(changes={}, record=record)
+        for due in unchanged:
+            transaction.changes[due.key] = None
+            # A window is never started anew over a document that exists: either its closed record is kept, or the
+            # floor is at or above its end, so that its events are late for good.
+            if end_of(due.key) > record.floor:
+                transaction.changes[closed_key(due.key)] = due.value
+            elif state.stored(closed_key(due.key)) is not None:
+                transaction.changes[closed_key(due.key)] = None
+        for key in self.expired:
+            if end_of(key) <= record.floor:
+                transaction.changes.setdefault(key, None)
+        transaction.sends.extend(_events(unchanged, self.rules))
+        return transaction if transaction.changes else None
 
 
 def _events(windows: Sequence[DueWindow], rules: CloseRules) -> Iterator[Send]:

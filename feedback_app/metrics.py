@@ -218,8 +218,8 @@ class Metrics:
         self._flush_windows.observe(len(windows))
         self._published.inc(events)
         # One that is amended is as old as its late event is late, and says nothing of how fast windows are closed.
-        ends = [(end_of(due.key), due.summary) for due in windows]
-        first = [(end, summary) for end, summary in ends if summary.revision == 0]
+        closed = [(end_of(due.key), due.summary) for due in windows]
+        first = [(end, summary) for end, summary in closed if summary.revision == 0]
         self._closed_first.inc(len(first))
         self._closed_again.inc(len(windows) - len(first))
         now = now_ms / 1000

@@ -5,7 +5,7 @@ transaction is told by ``feedback_app.transport.transactions``.
 
 librdkafka sends one batch of a partition after the other, and while one is under way and another is waiting its thread
 does not sleep: it looks for the answer as fast as it can (2.16, ``rd_kafka_toppar_producer_serve``). With eight
-partitions on two cores that kept the broker from answering, for up to 17 seconds. So no client hands over more for a
+partitions on two cores that kept the broker from answering, once for 17 seconds. So no client hands over more for a
 partition than goes into one batch, until that is flushed.
 """
 

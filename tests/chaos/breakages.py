@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import feedback_app.closing
 import tables.partition
+from feedback_app.closing import Closing
 from feedback_app.core.state import CLOSED, PartitionRecord
 from feedback_app.core.transaction import Transaction
 from feedback_app.folding import Fold
@@ -66,7 +66,7 @@ def no_fence() -> None:
 
 def a_changed_window_is_closed() -> None:
     """A window is closed although events were counted since its document was built."""
-    settle = feedback_app.closing.settle
+    settle = Closing.settle
 
     class Unchanging:
         """A state that says of every window in question that it is as it was."""
@@ -84,10 +84,10 @@ def a_changed_window_is_closed() -> None:
             value: bytes | None = self._was.get(key) or self._state.stored(key)
             return value
 
-    def settle_blindly(state: Any, stored: Any, expired: Any, rules: Any, joined: Any = None) -> Any:
-        return settle(Unchanging(state, stored), stored, expired, rules)
+    def settle_blindly(self: Closing, state: Any, joined: Any = None) -> Any:
+        return settle(self, Unchanging(state, self.stored))
 
-    feedback_app.closing.settle = settle_blindly
+    Closing.settle = settle_blindly  # type: ignore[method-assign]  # that is the point
 
 
 def the_floor_is_forgotten() -> None:

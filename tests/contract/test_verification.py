@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from feedback_app.closing import CloseRules, plan, settle
+from feedback_app.closing import CloseRules, Closing, plan
 from feedback_app.connections import librdkafka_config
 from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.documents import Document, date
@@ -88,7 +88,7 @@ class Scribe:
                     document["closedAt"] = date(NOW)
                     database[WINDOWS_COLLECTION].replace_one({"_id": document["_id"]}, document, upsert=True)
             rules = CloseRules(number, self.topics.aggregates, 100, joint_events=number == 0, split_by_agent=False)
-            transaction = settle(state, due, [], rules)
+            transaction = Closing(due, [], rules).settle(state)
             if transaction is not None:
                 self._commit(number, transaction)
 

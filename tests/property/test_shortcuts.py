@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from feedback_app import compiled
-from feedback_app.closing import CloseRules, plan, settle
+from feedback_app.closing import CloseRules, Closing, plan
 from feedback_app.core.counts import Counts, MakeCounts
 from feedback_app.core.partitioning import partitioner
 from feedback_app.core.state import agent_of
@@ -62,7 +62,7 @@ class Partition:
 
     def close(self) -> Transaction | None:
         windows, _ = plan(self._state.take_due(1_000))
-        transaction = settle(self._state, windows, self._state.take_expired(1_000), _CLOSE)
+        transaction = Closing(windows, self._state.take_expired(1_000), _CLOSE).settle(self._state)
         return None if transaction is None else self._commit(transaction)
 
     def _commit(self, transaction: Transaction) -> Transaction:

@@ -26,16 +26,19 @@ from tables.store import PartitionStore, Position
 
 
 class NotedSchedule(Schedule):
-    """Tells when nothing is left to close."""
+    """Tells when nothing is left to close, and when a window is held back."""
 
     def __init__(self) -> None:
         super().__init__()
         self.looked = asyncio.Event()
+        self.held_back = asyncio.Event()
 
     def passed(self, *, held: int, caught_up: bool) -> None:
         super().passed(held=held, caught_up=caught_up)
         if caught_up:
             self.looked.set()
+        if held:
+            self.held_back.set()
 
 
 class DuePartition:

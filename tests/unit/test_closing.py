@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from feedback_app.closing import MAX_EVENT_BYTES, CloseRules, Closing, DueWindow, bulks, plan, settle
+from feedback_app.closing import MAX_EVENT_BYTES, CloseRules, Closing, DueWindow, bulks, plan
 from feedback_app.core.aggregate import MAX_TAGS, Aggregate
 from feedback_app.core.documents import aggregated_event, encode_event, window_document
 from feedback_app.core.events import Event
@@ -78,9 +78,9 @@ def open_windows(state: State) -> list[tuple[bytes, bytes]]:
     return sorted((key, value) for key, value in state.values.items() if key.startswith(OPEN))
 
 
-def close(state: State, expired: Iterable[bytes] = (), rules: CloseRules = HYBRID) -> Transaction:
+def close(state: State, expired: Sequence[bytes] = (), rules: CloseRules = HYBRID) -> Transaction:
     """Close all that is open."""
-    transaction = settle(state, due_windows(state), expired, rules)
+    transaction = Closing(due_windows(state), expired, rules).settle(state)
     assert transaction is not None
     return transaction
 
@@ -155,7 +155,7 @@ def test_a_window_that_changed_since_its_document_was_built_stays_due() -> None:
     state = state_with(open_key(1_000), open_key(2_000))
     stored = due_windows(state)
     state.values[open_key(1_000)] = counted(2).encode()
-    transaction = settle(state, stored, [], HYBRID)
+    transaction = Closing(stored, [], HYBRID).settle(state)
     assert transaction is not None
     assert transaction.changes == {open_key(2_000): None, closed_key(2_000): counted().encode()}
     assert [orjson.loads(send.value or b"")["_id"] for send in transaction.sends] == ["ann|1000|1000"]
@@ -165,7 +165,7 @@ def test_a_window_that_is_gone_is_not_closed_again() -> None:
     state = state_with(open_key(1_000))
     stored = due_windows(state)
     state.apply(close(state))
-    assert settle(state, stored, [], HYBRID) is None
+    assert Closing(stored, [], HYBRID).settle(state) is None
 
 
 # close   1,000   2,000      both are stored
@@ -188,7 +188,7 @@ def test_a_window_that_the_fold_counts_into_which_takes_the_pass_along_stays_due
 
 def test_what_the_database_did_not_store_stays_due() -> None:
     state = state_with(open_key(1_000), open_key(2_000))
-    transaction = settle(state, due_windows(state)[1:], [], HYBRID)
+    transaction = Closing(due_windows(state)[1:], [], HYBRID).settle(state)
     assert transaction is not None
     assert open_key(1_000) not in transaction.changes
 
@@ -199,7 +199,7 @@ def test_what_the_database_did_not_store_stays_due() -> None:
 def test_closed_records_at_or_below_the_floor_are_dropped() -> None:
     closed = [closed_key(1_000), closed_key(2_000), closed_key(2_001)]
     state = state_with(floor=2_000, closed=closed)
-    transaction = settle(state, [], closed, HYBRID)
+    transaction = Closing([], closed, HYBRID).settle(state)
     assert transaction is not None
     assert transaction.changes == {closed_key(1_000): None, closed_key(2_000): None}
     assert transaction.sends == []
@@ -207,8 +207,8 @@ def test_closed_records_at_or_below_the_floor_are_dropped() -> None:
 
 def test_nothing_to_do_is_no_transaction() -> None:
     state = state_with(open_key(1_000), floor=2_000, closed=[closed_key(2_001)])
-    assert settle(state, [], [], HYBRID) is None
-    assert settle(state, [], [closed_key(2_001)], HYBRID) is None
+    assert Closing([], [], HYBRID).settle(state) is None
+    assert Closing([], [closed_key(2_001)], HYBRID).settle(state) is None
 
 
 def test_closing_moves_neither_the_record_nor_the_source_offsets() -> None:
@@ -231,7 +231,7 @@ def test_a_closed_window_is_always_known_or_final(
     for end in opened & changed:
         state.values[open_key(end)] = counted(2).encode()
     expired = data.draw(st.lists(st.sampled_from([closed_key(end) for end in closed]) if closed else st.nothing()))
-    transaction = settle(state, stored, expired, HYBRID)
+    transaction = Closing(stored, expired, HYBRID).settle(state)
     if transaction is not None:
         state.apply(transaction)
     for end in opened | closed:

@@ -31,7 +31,7 @@ from feedback_app.metrics import Metrics, WindowHistogram
 from feedback_app.sinks import Outcome
 from tables.schedule import Schedule
 from tables.store import PartitionStore, Position
-from tests.services.due_partition import DuePartition
+from tests.services.due_partition import DuePartition, NotedSchedule
 from tests.services.metrics import Scrape
 
 _SIZE = 1_000
@@ -363,19 +363,6 @@ def test_the_schedule_counts_what_is_due() -> None:
     assert (schedule.due, schedule.backlog_s) == (2, 0)
 
 
-class Noted(Schedule):
-    """Tells when a window is held back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held_back = asyncio.Event()
-
-    def passed(self, *, held: int, caught_up: bool) -> None:
-        super().passed(held=held, caught_up=caught_up)
-        if held:
-            self.held_back.set()
-
-
 class Untouched(DuePartition):
     """One with a window that is due, and is not to be closed."""
 
@@ -393,7 +380,7 @@ class AheadSink:
 async def test_a_window_that_waits_by_itself_is_the_owner_s_alone(tmp_path: Path) -> None:
     """Given up with its partition, it is the next owner's: two workers must not both report it, nor be degraded."""
     store = PartitionStore(tmp_path / "store")
-    due, schedule = window(5_000), Noted()
+    due, schedule = window(5_000), NotedSchedule()
     owned: Any = Untouched(
         store, {due.key: due.value}, PartitionRecord(watermark=9_000), schedule, silent_since_ms=_NOW
     )

@@ -14,8 +14,7 @@ from agents import feedback, window_close
 from agents.feedback import Folder
 from agents.pace import Pace
 from agents.window_close import Closer
-from feedback_app import closing
-from feedback_app.closing import CloseRules, plan, settle
+from feedback_app.closing import CloseRules, Closing, plan
 from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.clock import ManualClock
 from feedback_app.core.state import OPEN, PartitionRecord, window_key
@@ -100,7 +99,7 @@ async def test_closes_of_all_partitions_share_the_places(
     turns = Turns()
     monkeypatch.setattr(window_close, "_SLICE", 1)
     monkeypatch.setattr(window_close, "plan", turns.noting(plan))
-    monkeypatch.setattr(closing, "settle", turns.noting(settle))
+    monkeypatch.setattr(Closing, "settle", turns.noting(Closing.settle))
     table: Any = None
     closer = Closer(table, CountingSink(), ManualClock(0), Health(), Lateness(0, 0), 1 << 40, Pace(1), NO_METER)
     works = [closer.run(owned, _RULES) for owned in due_partitions]
