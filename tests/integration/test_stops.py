@@ -35,7 +35,7 @@ def test_a_worker_at_full_speed_stops_in_order_and_reads_nothing_again(
 ) -> None:
     """The transaction under way is finished, the group is left, and the next start goes on where this one ended."""
     ours = settings(kafka, **_SETTINGS)
-    traffic = backlog(ours, 150_000)
+    traffic = backlog(ours, 600_000)  # some seconds: the group is told four times a second how far it is
     worker = start_worker(ours)
     until(lambda: told(ours))
     began = time.monotonic()
