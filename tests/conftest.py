@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +36,7 @@ from tests.services.workers import StartWorker
 MakeSettings = Callable[..., Settings]
 
 _KAFKA_FIXTURES = {"kafka", "own_kafka", "secure_kafka"}
+_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,6 +47,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kafka)
         if "chromium" in fixtures:
             item.add_marker(pytest.mark.browser)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let :func:`start_worker` know what became of the test."""
+    report = yield
+    item.stash[_FAILED] = report.failed
+    return report
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -151,17 +160,24 @@ def settings(
 
 
 @pytest.fixture
-def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
-    """Return a function that starts a worker and waits until it is ready; all end with the test."""
+def start_worker(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartWorker]:
+    """Return a function that starts a worker and waits until it is ready; all end with the test. When that has failed,
+    they tell first how they are."""
+    workers: list[WorkerProcess] = []
     with ExitStack() as stack:
 
         def start(settings: Settings) -> WorkerProcess:
             ensure_topics(settings, Topics.of(settings).specs())
             worker = stack.enter_context(WorkerProcess(settings, tmp_path / f"worker-{settings.web_port}.log"))
+            workers.append(worker)
             worker.wait_until_ready()
             return worker
 
         yield start
+        if request.node.stash[_FAILED]:
+            for worker in workers:
+                print(f"{worker.url}, running: {worker.running}:", *worker.get("/feedback/partitions"))
+                print(worker.end_of_log())
 
 
 @pytest.fixture(scope="session")
