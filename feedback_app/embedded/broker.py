@@ -8,8 +8,13 @@ from feedback_app.embedded.process import HOST, ChildProcess, EmbeddedError, fre
 class EmbeddedBroker(ChildProcess):
     """A Tansu broker on the loopback interface; what it holds is gone once it is stopped.
 
-    It shows records of aborted transactions to ``read_committed`` readers, and holds a group's join for half the
-    rebalance timeout: good for demos and quick tests, not for tests of crashes.
+    Good for demos and quick tests, not for tests of crashes, nor for several producers to a partition:
+
+    * it shows records of aborted transactions to ``read_committed`` readers;
+    * it takes offsets for a batch first, and stores it later: where others write to the partition meanwhile, a reader
+      gets what they have stored, goes on from there, and never sees that batch. The machine must be busy for it to
+      happen. Such are the repartition topic with three partitions or more, and the input of several publishers;
+    * it holds a group's join for half the rebalance timeout.
     """
 
     def __init__(self, *, port: int | None = None) -> None:

@@ -24,7 +24,7 @@ from feedback_app.traffic import Traffic, scenario, send, spread
 from feedback_app.verification import verify
 from feedback_app.verification.differences import Verdict
 from feedback_app.verification.reading import TopicReader
-from tests.services.workers import QUIET, SHORT_WINDOWS, StartWorker, terminate, until
+from tests.services.workers import FORWARDING, QUIET, SHORT_WINDOWS, StartWorker, terminate, until
 
 MakeSettings = Callable[..., Settings]
 
@@ -102,7 +102,7 @@ def test_every_valid_event_is_stored_once_late_ones_too(
 def test_records_on_a_wrong_partition_or_without_a_key_change_no_total(
     embedded_broker: str, settings: MakeSettings, start_worker: StartWorker
 ) -> None:
-    ours = settings(embedded_broker, **SHORT_WINDOWS)
+    ours = settings(embedded_broker, **FORWARDING)
     start_worker(ours)
     now = time.time_ns() // 1_000_000
     agents = [f"agent-{number}" for number in range(12)]

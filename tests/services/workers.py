@@ -29,6 +29,9 @@ SHORT_WINDOWS: Final[dict[str, Any]] = {
     "store_items": False,
     "batch_size": 20,
 }
+#: For tests in which records are forwarded: each partition gets them from one other. See
+#: :class:`EmbeddedBroker <feedback_app.embedded.broker.EmbeddedBroker>` for what it does with more.
+FORWARDING: Final[dict[str, Any]] = SHORT_WINDOWS | {"partitions": 2}
 #: On top of these: nothing closes while the test runs.
 QUIET: Final[dict[str, Any]] = {"batch_time_ms": 3_600_000, "idle_ms": 3_600_000}
 
