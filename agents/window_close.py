@@ -12,6 +12,7 @@ from typing import Final
 
 from agents.pace import Pace
 from feedback_app.closing import CloseRules, Closing, DueWindow, bulks, plan
+from feedback_app.core.aggregate import summary_of
 from feedback_app.core.clock import Clock
 from feedback_app.core.documents import Document
 from feedback_app.core.state import window_of
@@ -184,12 +185,13 @@ class Closer:
         window = window_of(due.key)
         document_id = window.document_id
         if document_id in outcome.ahead:
+            _, count, _ = summary_of(due.value)
             logger.error(
                 "agent %r, window %s: its document has count %s, ours is %s: not overwritten, not emitted",
                 window.agent_id,
                 window.start,
                 outcome.ahead[document_id],
-                due.summary.events,
+                count,
             )
             self.health.stale(document_id)
         elif document_id in outcome.refused:

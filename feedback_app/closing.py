@@ -13,9 +13,9 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from feedback_app.core.aggregate import Aggregate, Summary, summary_of
+from feedback_app.core.aggregate import Aggregate
 from feedback_app.core.documents import Document, aggregated_event, encode_event, window_document
-from feedback_app.core.state import PartitionRecord, agent_of, closed_key, end_of, window_of
+from feedback_app.core.state import PartitionRecord, agent_bytes_of, closed_key, end_of, window_of
 from feedback_app.core.transaction import Send, Transaction
 
 #: An aggregated event of the global mode is split above this size; Kafka's default limit is 1 MiB.
@@ -43,10 +43,6 @@ class DueWindow(Struct, frozen=True, gc=False):
     key: bytes
     value: bytes
     event: bytes
-
-    @property
-    def summary(self) -> Summary:
-        return summary_of(self.value)
 
 
 def describe(due: Sequence[tuple[bytes, bytes]]) -> Iterator[tuple[Document, bytes]]:
@@ -147,7 +143,7 @@ class Closing:
 def _events(windows: Sequence[DueWindow], rules: CloseRules) -> Iterator[Send]:
     if not rules.joint_events:
         for due in windows:
-            yield Send(rules.aggregates_topic, rules.partition, agent_of(due.key).encode(), due.event)
+            yield Send(rules.aggregates_topic, rules.partition, agent_bytes_of(due.key), due.event)
         return
     key = b"%d" % rules.partition
     for part in _parts(due.event for due in windows):

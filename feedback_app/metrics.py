@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Metri
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 
+from feedback_app.core.aggregate import summary_of
 from feedback_app.core.clock import Clock
 from feedback_app.core.state import end_of
 from feedback_app.health import Health
@@ -217,15 +218,19 @@ class Metrics:
         self._flushes.inc()
         self._flush_windows.observe(len(windows))
         self._published.inc(events)
-        # One that is amended is as old as its late event is late, and says nothing of how fast windows are closed.
-        closed = [(end_of(due.key), due.summary) for due in windows]
-        first = [(end, summary) for end, summary in closed if summary.revision == 0]
-        self._closed_first.inc(len(first))
-        self._closed_again.inc(len(windows) - len(first))
-        now = now_ms / 1000
-        self._window_events.observe([summary.events for _, summary in first])
-        self._close_delay.observe([max(0.0, now - end / 1000) for end, _ in first])
-        self._batch_age.observe([max(0.0, now - summary.first / 1000) for _, summary in first])
+        counts, delays_ms, ages_ms = [], [], []
+        for due in windows:
+            revision, count, first = summary_of(due.value)
+            # One that is amended is as old as its late event is late, and says nothing of how fast windows are closed.
+            if revision == 0:
+                counts.append(count)
+                delays_ms.append(now_ms - end_of(due.key))
+                ages_ms.append(now_ms - first)
+        self._closed_first.inc(len(counts))
+        self._closed_again.inc(len(windows) - len(counts))
+        self._window_events.observe(counts)
+        self._close_delay.observe([max(0, ms) / 1000 for ms in delays_ms])
+        self._batch_age.observe([max(0, ms) / 1000 for ms in ages_ms])
 
     def transaction(self, outcome: TransactionOutcome, seconds: float) -> None:
         self._transactions[outcome].inc()

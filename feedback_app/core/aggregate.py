@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 from zlib import crc32
 
 import orjson
@@ -21,6 +21,8 @@ _VERSION: Final = 1
 #: version, revision, positive, negative, neutral, scoreCount, scoreSum, scoreMin, scoreMax, comments, otherTags,
 #: first and last timestamp (ms), checksum. Tag counts follow as JSON when there are any.
 _FIXED: Final = struct.Struct(">BIQQQQQBBQQQQQ")
+#: Of these, revision, positive, negative, neutral, and the first timestamp.
+_SUMMARY: Final = struct.Struct(">xI3Q34xQ")
 _OFFSET: Final = struct.Struct(">Q")
 _NEVER: Final = 1 << 62
 
@@ -179,15 +181,7 @@ class Aggregate:
         return f"Aggregate(count={self.count}, revision={self.revision}, first={self.first}, last={self.last})"
 
 
-class Summary(NamedTuple):
-    """What can be told of a stored aggregate without decoding it: of how many *events*, and when the *first* was."""
-
-    revision: int
-    events: int
-    first: int
-
-
-def summary_of(data: bytes) -> Summary:
-    """Return the summary of a stored form that :meth:`Aggregate.decode` takes."""
-    _, revision, positive, negative, neutral, *_, first, _, _ = _FIXED.unpack_from(data)
-    return Summary(revision, positive + negative + neutral, first)
+def summary_of(data: bytes) -> tuple[int, int, int]:
+    """Return the revision, the count and the first timestamp (ms) of a stored form, without decoding the rest of it."""
+    revision, positive, negative, neutral, first = _SUMMARY.unpack_from(data)
+    return revision, positive + negative + neutral, first

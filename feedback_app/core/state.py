@@ -46,7 +46,12 @@ def window_of(key: bytes) -> Window:
 
 def agent_of(key: bytes) -> str:
     """Return the agent of the window that *key* names."""
-    return key[_AGENT_AT:].decode()
+    return agent_bytes_of(key).decode()
+
+
+def agent_bytes_of(key: bytes) -> bytes:
+    """Return the agent of the window that *key* names, in UTF-8."""
+    return key[_AGENT_AT:]
 
 
 def closed_key(open_key: bytes) -> bytes:

@@ -41,18 +41,19 @@ impl Date {
     /// Write RFC 3339, with microseconds where there is a fraction of a second.
     pub fn write(&self, out: &mut Vec<u8>) {
         let year = self.year as u32;
-        out.extend([two(year / 100), two(year % 100)].concat());
+        out.extend_from_slice(&two(year / 100));
+        out.extend_from_slice(&two(year % 100));
         for (before, field) in
             [(b'-', self.month), (b'-', self.day), (b'T', self.hour), (b':', self.minute), (b':', self.second)]
         {
             out.push(before);
-            out.extend(two(u32::from(field)));
+            out.extend_from_slice(&two(u32::from(field)));
         }
         if self.millisecond > 0 {
             let millisecond = u32::from(self.millisecond);
             out.push(b'.');
-            out.extend(two(millisecond / 10));
-            out.extend([b'0' + (millisecond % 10) as u8, b'0', b'0', b'0']);
+            out.extend_from_slice(&two(millisecond / 10));
+            out.extend_from_slice(&[b'0' + (millisecond % 10) as u8, b'0', b'0', b'0']);
         }
         out.push(b'Z');
     }

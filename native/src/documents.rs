@@ -17,10 +17,16 @@ pub fn describe<'py>(
     due: Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)>,
 ) -> PyResult<Vec<Option<Described<'py>>>> {
     let mut bounds = Bounds::default();
+    let mut last: Option<Bound<'py, PyDict>> = None;
     due.iter()
         .map(|(key, value)| {
             let Some(window) = Window::read(key.as_bytes(), value.as_bytes()) else { return Ok(None) };
-            Ok(Some((window.document(py, &mut bounds)?, PyBytes::new(py, &window.event()))))
+            // A copy has all fields in their places already: the one before has the same.
+            let document = last.as_ref().map_or_else(|| Ok(PyDict::new(py)), |last| last.copy())?;
+            let id = format!("{}|{}|{}", window.agent_id, window.start, window.size);
+            window.describe(&id, &document, &mut bounds)?;
+            last = Some(document.clone());
+            Ok(Some((document, PyBytes::new(py, &window.event(&id)))))
         })
         .collect()
 }
@@ -43,16 +49,15 @@ impl<'a> Window<'a> {
         plain.then_some(Window { agent_id, start: end.checked_sub(size)?, size, counts })
     }
 
-    fn document<'py>(&self, py: Python<'py>, bounds: &mut Bounds<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let counts = &self.counts;
+    fn describe<'py>(&self, id: &str, document: &Bound<'py, PyDict>, bounds: &mut Bounds<'py>) -> PyResult<()> {
+        let (py, counts) = (document.py(), &self.counts);
         let (start, end) = bounds.of(py, self.start, self.start + self.size)?;
-        let document = PyDict::new(py);
         macro_rules! set {
             ($name:literal, $value:expr) => {
                 document.set_item(pyo3::intern!(py, $name), $value)?
             };
         }
-        set!("_id", self.document_id());
+        set!("_id", id);
         set!("agentId", self.agent_id);
         set!("windowStart", start);
         set!("windowEnd", end);
@@ -72,13 +77,13 @@ impl<'a> Window<'a> {
         set!("lastTimestamp", date(py, counts.last)?);
         set!("revision", counts.revision);
         set!("checksum", counts.checksum);
-        Ok(document)
+        Ok(())
     }
 
-    fn event(&self) -> Vec<u8> {
+    fn event(&self, id: &str) -> Vec<u8> {
         let counts = &self.counts;
         let mut json = Json(Vec::with_capacity(640 + 64 * counts.tags.len()));
-        json.text("_id", &self.document_id());
+        json.text("_id", id);
         json.text("agentId", self.agent_id);
         json.date("windowStart", self.start);
         json.date("windowEnd", self.start + self.size);
@@ -100,10 +105,6 @@ impl<'a> Window<'a> {
         json.number("checksum", counts.checksum);
         json.text("eventId", &format!("{}:{}:{}:{}", self.agent_id, self.start, self.size, counts.revision));
         json.done()
-    }
-
-    fn document_id(&self) -> String {
-        format!("{}|{}|{}", self.agent_id, self.start, self.size)
     }
 }
 
@@ -182,7 +183,7 @@ fn write_number(out: &mut Vec<u8>, mut number: u64) {
             break;
         }
     }
-    out.extend(&digits[at..]);
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// A JSON object that is being written, field by field. Its texts are plain.
@@ -190,15 +191,15 @@ struct Json(Vec<u8>);
 
 impl Json {
     fn name(&mut self, name: &str) {
-        self.0.extend(if self.0.is_empty() { b"{\"" } else { b",\"" });
-        self.0.extend(name.bytes());
-        self.0.extend(b"\":");
+        self.0.extend_from_slice(if self.0.is_empty() { b"{\"" } else { b",\"" });
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
     }
 
     fn text(&mut self, name: &str, text: &str) {
         self.name(name);
         self.0.push(b'"');
-        self.0.extend(text.bytes());
+        self.0.extend_from_slice(text.as_bytes());
         self.0.push(b'"');
     }
 
@@ -212,7 +213,7 @@ impl Json {
             Some(number) => self.number(name, u64::from(number)),
             None => {
                 self.name(name);
-                self.0.extend(b"null");
+                self.0.extend_from_slice(b"null");
             }
         }
     }
@@ -234,7 +235,7 @@ impl Json {
             let mut document = Json(Vec::new());
             document.text("tag", tag);
             document.number("count", *count);
-            self.0.extend(document.done());
+            self.0.extend_from_slice(&document.done());
         }
         self.0.push(b']');
     }

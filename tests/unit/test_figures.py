@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import asdict
 
+from feedback_app.core.aggregate import Aggregate
 from feedback_app.figures import CounterReader, Counters, Lately, Span
 from feedback_app.folding import Tally
 from tests.unit.test_metrics import Worker, watched, window
@@ -21,7 +22,7 @@ def test_counters_are_read_as_the_metrics_have_them() -> None:
     metrics.command("items", "update", 5, "answered", 0.1)
     metrics.command("items", "update", 7, "failed", 0.1)
     read = CounterReader(metrics.registry)()
-    first = closed[0].summary.first / 1_000
+    first = Aggregate.decode(closed[0].value).first / 1_000
     assert read.records == 10
     assert asdict(read) == {
         "counted": 4,
