@@ -3,8 +3,8 @@
 One run, one real Kafka, one input topic: events of ten one-minute windows of event time, in 8 partitions, in the order
 of their times but for a disorder of 2 s, then a tick in each partition that makes every window before it due. Who takes
 part, and what each of them does, is in ``benchmarks.contenders``. They take turns, in another order each round, and the
-medians count: on a machine with other work only the ratios mean anything. A run off the record warms the broker up, and
-where there are several rounds, a whole round: the broker compiles its code for minutes, on the cores of who is timed.
+medians count: on a machine with other work only the ratios mean anything. What comes before them is off the record, a
+whole round where there are several: the broker compiles its code for minutes, on the cores of who is timed.
 
 The clock is the same for all, and seen from outside, 20 times a second (``benchmarks.measuring``). It starts when the
 group's first committed offsets are seen, and the records that those cover are taken off; it stops when every due window
@@ -30,9 +30,8 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from benchmarks import report
 from benchmarks.bench import TOO_FEW, Input, worker_settings
@@ -42,9 +41,6 @@ from benchmarks.output import Verdict, check
 from benchmarks.services import broker, drop_topics, say
 from benchmarks.workload import PARTITIONS, Workload
 from feedback_app.embedded.worker import environment
-
-#: The part of the input that a run off the record gets.
-_WARM_UP: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +79,14 @@ def run(peer: Peer, number: int, servers: str, given: Input, directory: Path, ti
 
 
 def schedule(peers: Sequence[Peer], rounds: int) -> Iterator[tuple[int, Peer]]:
-    """Yield who runs when: each round in another order, the slow ones in the first one only. Round 0, where there is
-    one, is off the record."""
-    for number in range(0 if rounds > 1 else 1, rounds + 1):
+    """Yield who runs when: each round in another order, the slow ones in the first one only.
+
+    Round 0 is off the record: it warms the broker up. Before a single round that has to do with a run of ours.
+    """
+    for number in range(rounds + 1):
         taking_part = [peer for peer in peers if number == 1 or not peer.share]
+        if number == 0 and rounds == 1:
+            taking_part = [OURS]
         yield from ((number, peer) for peer in (taking_part if number % 2 else reversed(taking_part)))
 
 
@@ -108,9 +108,6 @@ def measure(arguments: argparse.Namespace) -> list[Result]:
             if any(peer.share for peer in peers):
                 every = max(1, arguments.events // arguments.stock_events)
                 share = send(f"{prefix}share-", workload, every)
-            # A broker that is new compiles most of its code in the first minute: whoever came first would pay for that.
-            warm = send(f"{prefix}warm-", replace(workload, events=arguments.events // _WARM_UP))
-            run(OURS, 0, servers, warm, Path(directory), arguments.timeout)
             for number, peer in schedule(peers, arguments.rounds):
                 given = share if peer.share else whole
                 result = run(peer, number, servers, given, Path(directory), arguments.timeout)
