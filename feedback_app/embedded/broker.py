@@ -11,9 +11,10 @@ class EmbeddedBroker(ChildProcess):
     Good for demos and quick tests, not for tests of crashes, nor for several producers to a partition:
 
     * it shows records of aborted transactions to ``read_committed`` readers;
-    * it takes offsets for a batch first, and stores it later: where others write to the partition meanwhile, a reader
-      gets what they have stored, goes on from there, and never sees that batch. The machine must be busy for it to
-      happen. Such are the repartition topic with three partitions or more, and the input of several publishers;
+    * it takes offsets for a batch first, and stores it later: where another producer writes to the partition meanwhile,
+      a reader gets what that one has stored, goes on from there, and never sees the batch. The machine must be busy for
+      it. The repartition topic has several producers to a partition from three partitions on, and the input has them
+      where several publish;
     * it holds a group's join for half the rebalance timeout.
     """
 

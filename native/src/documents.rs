@@ -24,7 +24,7 @@ pub fn describe<'py>(
             // A copy has all fields in their places already: the one before has the same.
             let document = last.as_ref().map_or_else(|| Ok(PyDict::new(py)), |last| last.copy())?;
             let id = format!("{}|{}|{}", window.agent_id, window.start, window.size);
-            window.describe(&id, &document, &mut bounds)?;
+            window.fill(&document, &id, &mut bounds)?;
             last = Some(document.clone());
             Ok(Some((document, PyBytes::new(py, &window.event(&id)))))
         })
@@ -49,7 +49,7 @@ impl<'a> Window<'a> {
         plain.then_some(Window { agent_id, start: end.checked_sub(size)?, size, counts })
     }
 
-    fn describe<'py>(&self, id: &str, document: &Bound<'py, PyDict>, bounds: &mut Bounds<'py>) -> PyResult<()> {
+    fn fill<'py>(&self, document: &Bound<'py, PyDict>, id: &str, bounds: &mut Bounds<'py>) -> PyResult<()> {
         let (py, counts) = (document.py(), &self.counts);
         let (start, end) = bounds.of(py, self.start, self.start + self.size)?;
         macro_rules! set {

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from feedback_app.core.aggregate import MAX_TAGS, Aggregate, checksum_seed, origin_checksum
+from feedback_app.core.aggregate import MAX_TAGS, Aggregate, checksum_seed, origin_checksum, summary_of
 from feedback_app.core.events import LAST_MS, Event
 
 Counted = tuple[Event, int]
@@ -105,6 +105,7 @@ def test_the_stored_form_gives_back_every_field(counted: list[Counted], revision
     decoded = Aggregate.decode(aggregate.encode())
     assert content(decoded) == content(aggregate)
     assert decoded.encode() == aggregate.encode()
+    assert summary_of(aggregate.encode()) == (revision, aggregate.count, aggregate.first)
 
 
 @hypothesis_settings(deadline=None)
