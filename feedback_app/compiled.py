@@ -20,7 +20,7 @@ from feedback_app.transport.readers import ConfluentReader, MakeReader
 logger = logging.getLogger(__name__)
 
 #: What the application and its compiled part know of each other.
-_INTERFACE: Final = 3
+_INTERFACE: Final = 4
 
 
 def counts() -> MakeCounts:

@@ -7,6 +7,7 @@ the partition is told by ``feedback_app.transport.source``.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -42,8 +43,14 @@ class Reader(Protocol):
         """Read these topics, from these offsets on."""
         ...
 
-    def consume(self, limit: int, seconds: float, /) -> Consumed:
-        """Wait until there is something, and return what there is: *limit* records and notices at most."""
+    def consume(self, limit: int, seconds: float, fill_seconds: float, fill_bytes: int, /) -> Consumed:
+        """Wait until there is something, and return what there is: *limit* records and notices at most.
+
+        Args:
+            seconds: to wait for the first of them, at most.
+            fill_seconds: to wait for the rest, from then on.
+            fill_bytes: and only for as long as what is there has fewer.
+        """
         ...
 
     def watermarks(self, topic: str, seconds: float | None, /) -> tuple[int, int]:
@@ -89,10 +96,17 @@ class ConfluentReader:
         self._starts = dict(offsets)
         self._consumer.assign([TopicPartition(topic, self._partition, offset) for topic, offset in offsets])
 
-    def consume(self, limit: int, seconds: float) -> Consumed:
+    def consume(self, limit: int, seconds: float, fill_seconds: float, fill_bytes: int) -> Consumed:
         messages = self._consumer.consume(1, seconds)
-        if messages:
-            messages += self._consumer.consume(limit - 1, 0)
+        until, size = time.monotonic() + fill_seconds, sum(map(len, messages))
+        while messages and len(messages) < limit and size < fill_bytes:
+            # All that are there; told to wait, it would do so until as many are there as it may bring.
+            more = self._consumer.consume(limit - len(messages), 0)
+            more = more or self._consumer.consume(1, max(0.0, until - time.monotonic()))
+            if not more:
+                break
+            messages += more
+            size += sum(map(len, more))
         records = [message for message in messages if message.error() is None]
         notices: list[Notice] = []
         if len(records) != len(messages):

@@ -21,7 +21,7 @@ mod records;
 use pyo3::prelude::*;
 
 /// The contract between this crate and `feedback_app`: another number means that one of them is too old for the other.
-const INTERFACE: u32 = 3;
+const INTERFACE: u32 = 4;
 
 #[pymodule]
 fn feedback_native(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,14 +1,17 @@
 //! A consumer of one partition of some topics, which leaves the interpreter to others while it fetches, and makes no
 //! objects of what it has fetched. `feedback_app.transport.readers` says what each call does.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
 use crate::apart::Apart;
 use crate::errors::kafka_error;
 use crate::librdkafka::{Consumer, Failure, Fetched};
-use crate::records::{Records, Stored};
+use crate::records::{Fetching, Records};
+
+/// So many are taken from librdkafka at once, where each takes some 300 bytes more than it holds.
+const STEP: usize = 500;
 
 #[pyclass]
 pub struct Reader {
@@ -29,20 +32,35 @@ impl Reader {
         self.consumer.call(py, |consumer| consumer.assign(self.partition, &offsets))
     }
 
-    fn consume<'py>(&self, py: Python<'py>, limit: usize, seconds: f64) -> PyResult<Consumed<'py>> {
+    fn consume<'py>(
+        &self,
+        py: Python<'py>,
+        limit: usize,
+        seconds: f64,
+        fill_seconds: f64,
+        fill_bytes: usize,
+    ) -> PyResult<Consumed<'py>> {
+        let (first, fill) = (Duration::from_secs_f64(seconds), Duration::from_secs_f64(fill_seconds));
         let (fetched, notices) = self.consumer.call(py, |consumer| {
-            let mut fetched = Sorted { partition: self.partition, topics: Vec::new(), notices: Vec::new() };
-            if limit > 0 {
-                // The second one would wait until as many are there as it is to bring.
-                consumer.consume(1, Duration::from_secs_f64(seconds), |message| fetched.add(&message))?;
-                if !fetched.is_empty() {
-                    consumer.consume(limit - 1, Duration::ZERO, |message| fetched.add(&message))?;
+            let mut fetched = Sorted::new(self.partition);
+            let mut until = Instant::now() + first;
+            while fetched.count < limit && fetched.bytes < fill_bytes {
+                let before = fetched.count;
+                consumer.consume(STEP.min(limit - before), Duration::ZERO, |message| fetched.add(&message))?;
+                if fetched.count == before {
+                    let left = until.saturating_duration_since(Instant::now());
+                    consumer.consume(1, left, |message| fetched.add(&message))?;
+                    if fetched.count == before {
+                        break;
+                    }
+                }
+                if before == 0 {
+                    until = Instant::now() + fill;
                 }
             }
-            fetched.topics.iter_mut().for_each(Stored::complete);
             Ok((fetched.topics, fetched.notices))
         })?;
-        let records = fetched.into_iter().map(|stored| (stored.topic.clone(), Records::of(stored))).collect();
+        let records = fetched.into_iter().map(|topic| (topic.topic().to_owned(), topic.records())).collect();
         let notices = notices
             .into_iter()
             .map(|(topic, offset, failure)| Ok((topic, offset, kafka_error(py, &failure)?)))
@@ -69,27 +87,30 @@ impl Reader {
 /// What one call has fetched.
 struct Sorted {
     partition: i32,
-    topics: Vec<Stored>,
+    count: usize,
+    bytes: usize,
+    topics: Vec<Fetching>,
     notices: Vec<(String, i64, Failure)>,
 }
 
 impl Sorted {
+    fn new(partition: i32) -> Self {
+        Sorted { partition, count: 0, bytes: 0, topics: Vec::new(), notices: Vec::new() }
+    }
+
     fn add(&mut self, message: &Fetched<'_>) {
+        self.count += 1;
         let topic = message.topic();
         if let Some(failure) = message.error() {
             self.notices.push((String::from_utf8_lossy(topic).into_owned(), message.offset(), failure));
             return;
         }
         // There are two topics at most, and mostly one.
-        let known = self.topics.iter().position(|stored| stored.topic.as_bytes() == topic);
+        let known = self.topics.iter().position(|known| known.topic().as_bytes() == topic);
         let index = known.unwrap_or_else(|| {
-            self.topics.push(Stored::new(String::from_utf8_lossy(topic).into_owned(), self.partition));
+            self.topics.push(Fetching::new(String::from_utf8_lossy(topic).into_owned(), self.partition));
             self.topics.len() - 1
         });
-        self.topics[index].add(message);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.topics.is_empty() && self.notices.is_empty()
+        self.bytes += self.topics[index].add(message);
     }
 }

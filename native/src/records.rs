@@ -1,6 +1,6 @@
 //! Fetched records, which are no objects of Python's until one of them is asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,9 +10,12 @@ use pyo3::types::{PyBytes, PyList, PyString};
 
 use crate::librdkafka::{Fetched, HeaderBytes};
 
-/// Records of one topic and partition, in their order.
-pub struct Stored {
-    pub topic: String,
+/// So many records are kept together, and let go together: as many as are folded in one slice.
+const TOGETHER: usize = 1_000;
+
+/// Consecutive records of one topic and partition.
+struct Stored {
+    topic: String,
     partition: i32,
     data: Vec<u8>,
     entries: Vec<Entry>,
@@ -32,11 +35,11 @@ struct Entry {
 }
 
 impl Stored {
-    pub fn new(topic: String, partition: i32) -> Self {
+    fn new(topic: String, partition: i32) -> Self {
         Stored { topic, partition, data: Vec::new(), entries: Vec::new(), headers: HashMap::new() }
     }
 
-    pub fn add(&mut self, record: &Fetched<'_>) {
+    fn add(&mut self, record: &Fetched<'_>) {
         let headers = record.headers();
         if !headers.is_empty() {
             self.headers.insert(self.entries.len(), headers);
@@ -56,9 +59,10 @@ impl Stored {
     }
 
     /// Give back the room for more: it waits for its turn with many others.
-    pub fn complete(&mut self) {
+    fn complete(mut self) -> Arc<Self> {
         self.data.shrink_to_fit();
         self.entries.shrink_to_fit();
+        Arc::new(self)
     }
 
     fn key(&self, index: usize) -> Option<&[u8]> {
@@ -73,37 +77,93 @@ impl Stored {
     }
 }
 
-/// A part of them: see `feedback_app.transport.readers.Fetched`.
+/// Records of one topic and partition that are being fetched.
+pub struct Fetching {
+    complete: VecDeque<Part>,
+    last: Stored,
+}
+
+impl Fetching {
+    pub fn new(topic: String, partition: i32) -> Self {
+        Fetching { complete: VecDeque::new(), last: Stored::new(topic, partition) }
+    }
+
+    pub fn topic(&self) -> &str {
+        &self.last.topic
+    }
+
+    /// Copy a record; say how many bytes that are.
+    pub fn add(&mut self, record: &Fetched<'_>) -> usize {
+        if self.last.entries.len() == TOGETHER {
+            let next = Stored::new(self.last.topic.clone(), self.last.partition);
+            self.complete.push_back(Part::all_of(std::mem::replace(&mut self.last, next)));
+        }
+        let before = self.last.data.len();
+        self.last.add(record);
+        self.last.data.len() - before
+    }
+
+    pub fn records(mut self) -> Records {
+        self.complete.push_back(Part::all_of(self.last));
+        Records { length: self.complete.iter().map(|part| part.range.len()).sum(), parts: self.complete }
+    }
+}
+
+struct Part {
+    of: Arc<Stored>,
+    range: Range<usize>,
+}
+
+impl Part {
+    fn all_of(stored: Stored) -> Self {
+        Part { range: 0..stored.entries.len(), of: stored.complete() }
+    }
+
+    /// Take the first `count`, or all.
+    fn take(&mut self, count: usize) -> Part {
+        let end = self.range.end.min(self.range.start.saturating_add(count));
+        let taken = Part { of: self.of.clone(), range: self.range.start..end };
+        self.range.start = end;
+        taken
+    }
+}
+
+/// See `feedback_app.transport.readers.Fetched`.
 #[pyclass]
 pub struct Records {
-    all: Arc<Stored>,
-    part: Range<usize>,
+    parts: VecDeque<Part>,
+    length: usize,
 }
 
 impl Records {
-    pub fn of(stored: Stored) -> Self {
-        let part = 0..stored.entries.len();
-        Records { all: Arc::new(stored), part }
-    }
-
     pub fn len(&self) -> usize {
-        self.part.len()
-    }
-
-    fn entry(&self, index: usize) -> &Entry {
-        &self.all.entries[self.part.start + index]
+        self.length
     }
 
     pub fn value(&self, index: usize) -> Option<&[u8]> {
-        self.all.value(self.part.start + index)
+        let (of, index) = self.at(index);
+        of.value(index)
     }
 
     pub fn offset(&self, index: usize) -> i64 {
-        self.entry(index).offset
+        let (of, index) = self.at(index);
+        of.entries[index].offset
     }
 
     pub fn timestamp(&self, index: usize) -> (i32, i64) {
-        self.entry(index).timestamp
+        let (of, index) = self.at(index);
+        of.entries[index].timestamp
+    }
+
+    /// Where a record is stored. What is folded at once has one part, or two.
+    fn at(&self, mut index: usize) -> (&Arc<Stored>, usize) {
+        for part in &self.parts {
+            if index < part.range.len() {
+                return (&part.of, part.range.start + index);
+            }
+            index -= part.range.len();
+        }
+        panic!("there is no such record: whoever asks knows how many there are");
     }
 }
 
@@ -119,14 +179,23 @@ impl Records {
         if !(0..length).contains(&from_start) {
             return Err(PyIndexError::new_err("no such record"));
         }
-        Ok(Record { all: self.all.clone(), index: self.part.start + from_start as usize, headers: None })
+        let (of, index) = self.at(from_start as usize);
+        Ok(Record { all: of.clone(), index, headers: None })
     }
 
+    /// What is taken is held here no longer: it goes when whoever took it is done.
     fn take(&mut self, count: usize) -> Records {
-        let end = self.part.end.min(self.part.start.saturating_add(count));
-        let taken = self.part.start..end;
-        self.part.start = end;
-        Records { all: self.all.clone(), part: taken }
+        let mut taken = Records { parts: VecDeque::new(), length: 0 };
+        while let Some(part) = self.parts.front_mut().filter(|_| taken.length < count) {
+            let some = part.take(count - taken.length);
+            if part.range.is_empty() {
+                self.parts.pop_front();
+            }
+            taken.length += some.range.len();
+            taken.parts.push_back(some);
+        }
+        self.length -= taken.length;
+        taken
     }
 }
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, Producer
 from confluent_kafka.admin import AdminClient
 
-from feedback_app.connections import librdkafka_config, passes
+from feedback_app.connections import librdkafka_config, passes, reader_config
 from feedback_app.errors import BrokerError
 from feedback_app.provisioning import ensure_topics
 from feedback_app.settings import Settings
 from feedback_app.topics import Topics
-from feedback_app.transport.readers import MakeReader
+from feedback_app.transport.readers import MakeReader, Reader
 from feedback_app.transport.source import BATCH_RECORDS, Batch, PartitionSource
 from tests.services.compiled import every_reader
 from tests.services.workers import until
@@ -108,6 +109,112 @@ def test_each_topic_has_batches_of_its_own(
     finally:
         source.close()
     assert read == {topics.feedback: [b"a1", b"a2", b"a3", b"d"], topics.repartition: [b"b1", b"b2"]}
+
+
+# answers      [...][...][...][...] of 16 KiB at most, one after the other
+# bytes        unbounded   all of them in one batch
+#              100,000     those, and what is there at once besides
+def test_a_batch_is_filled_from_several_answers(
+    kafka: str, settings: Callable[..., Settings], make_reader: MakeReader
+) -> None:
+    """And no further than it has bytes: what is fetched is a stranger's, and may be large.
+
+    Tansu answers with all that there is.
+    """
+    ours, records = settings(kafka, partitions=1, mongodb_url="mongodb://127.0.0.1:1"), 600
+    topic = Topics.of(ours).feedback
+    ensure_topics(ours, Topics.of(ours).specs())
+    producer = Producer(librdkafka_config(ours) | {"batch.size": 8_000})
+    for number in range(records):
+        producer.produce(topic, b"%03d" % number + b"." * 997, partition=0)
+    assert producer.flush(30) == 0
+    small = {"queued.min.messages": 1, "queued.max.messages.kbytes": 32, "max.partition.fetch.bytes": 16 << 10}
+
+    def first_batch(fill_bytes: int) -> list[bytes | None]:
+        reader: Reader = make_reader(reader_config(ours) | small | {"fetch.queue.backoff.ms": 1}, 0)
+        try:
+            reader.assign([(topic, 0)])
+            ((name, fetched),), notices = reader.consume(records, 30, 30, fill_bytes)
+            assert (name, notices) == (topic, [])
+            return [record.value() for record in fetched]
+        finally:
+            reader.close()
+
+    whole = first_batch(1 << 30)
+    assert [value[:3] for value in whole if value] == [b"%03d" % number for number in range(records)]
+    part = first_batch(100_000)
+    assert 100 <= len(part) < records // 2
+    assert part == whole[: len(part)]
+
+
+# taken        [. . 700 . .][. . 700 . .][. . 700 . .][400]
+# in one piece [. . . 1,000 . . .][. . . 1,000 . . .][. . 500]
+def test_records_are_taken_in_their_order_however_many_at_once(
+    broker_url: str, settings: Callable[..., Settings], make_reader: MakeReader
+) -> None:
+    ours, records = settings(broker_url, partitions=1, mongodb_url="mongodb://127.0.0.1:1"), 2_500
+    topic = Topics.of(ours).feedback
+    ensure_topics(ours, Topics.of(ours).specs())
+    producer = Producer(librdkafka_config(ours))
+    for number in range(records):
+        producer.produce(topic, b"%d" % number, b"key-%d" % number, partition=0)
+    assert producer.flush(30) == 0
+    reader: Reader = make_reader(reader_config(ours), 0)
+    try:
+        reader.assign([(topic, 0)])
+        ((_, fetched),), _ = reader.consume(records, 30, 30, 1 << 30)
+    finally:
+        reader.close()
+    assert len(fetched) == records
+    found = []
+    while fetched:
+        left = len(fetched)
+        taken = fetched.take(700)
+        assert len(taken) == min(700, left) == left - len(fetched)
+        assert taken[-1].value() == taken[len(taken) - 1].value()
+        found += [(record.offset(), record.key(), record.value()) for record in taken]
+        with pytest.raises(IndexError):
+            taken[len(taken)]
+    assert found == [(number, b"key-%d" % number, b"%d" % number) for number in range(records)]
+
+
+@pytest.mark.parametrize(("end", "waits"), [(BATCH_RECORDS, True), (BATCH_RECORDS - 1, False)])
+def test_a_batch_waits_to_be_full_where_there_is_enough_for_it(
+    kafka: str, settings: Callable[..., Settings], make_reader: MakeReader, *, end: int, waits: bool
+) -> None:
+    """Live traffic, which comes in drops, is not held up by that.
+
+    Tansu says, when it is asked for a topic's end, where its last batch begins.
+    """
+    ours = settings(kafka, partitions=1, mongodb_url="mongodb://127.0.0.1:1")
+    topic = Topics.of(ours).feedback
+    ensure_topics(ours, Topics.of(ours).specs())
+    producer = Producer(librdkafka_config(ours))
+    for _ in range(end):
+        producer.produce(topic, b"{}", partition=0)
+    assert producer.flush(30) == 0
+    told: list[float] = []
+
+    class Watched:
+        """A reader that is at the start of the topic for ever."""
+
+        def __init__(self, reader: Reader) -> None:
+            self._reader = reader
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._reader, name)
+
+        def consume(self, limit: int, seconds: float, fill_seconds: float, fill_bytes: int) -> Any:
+            told.append(fill_seconds)
+            return [], []
+
+    source = PartitionSource(ours, 0, {topic: 0}, make_reader=lambda *made: Watched(make_reader(*made)))
+    try:
+        source.ask_for_ends()
+        source.fetch(0)
+    finally:
+        source.close()
+    assert [seconds > 0 for seconds in told] == [waits]
 
 
 def fetch_for(source: PartitionSource, seconds: float) -> None:
