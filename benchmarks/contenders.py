@@ -64,8 +64,8 @@ def _quix() -> Sequence[str]:
     return (str(environments.environment("quix_streams")), "benchmarks/peers/quix_streams/app.py")
 
 
-def _bytewax() -> Sequence[str]:
-    return (str(environments.environment("bytewax")), "benchmarks/peers/bytewax/flow.py")
+def _bytewax(*arguments: str) -> Sequence[str]:
+    return (str(environments.environment("bytewax")), "benchmarks/peers/bytewax/flow.py", *arguments)
 
 
 def _loop(module: str, *arguments: str) -> Sequence[str]:
@@ -111,7 +111,14 @@ PEERS: Final = (
         "Kafka Streams, two threads, exactly once",
         partial(kafka_streams.command, 2, "exactly_once_v2"),
     ),
-    Peer("bytewax", "Bytewax, one worker, recovery on", _bytewax, commits=False, patience=30),
+    Peer("bytewax", "Bytewax, one worker, recovery on, tuned", _bytewax, commits=False, patience=30),
+    Peer(
+        "bytewax_plain",
+        "the same as it comes: batches of 1,000, Python's own garbage collector",
+        partial(_bytewax, "--plain"),
+        commits=False,
+        patience=30,
+    ),
     Peer("quix_streams", "Quix Streams, changelog on, at least once", _quix, patience=30),
     STOCK,
     Peer(
@@ -141,6 +148,7 @@ MUST_BE_RIGHT: Final = frozenset({OURS.name, "ours_2", "ours_python", "bare_aiok
 BARS: Final = (
     Bar("kafka_streams", 2, 3),
     Bar("bytewax", 5, 7),
+    Bar("bytewax_plain", 5, 7),
     Bar("quix_streams", 6, 10),
     Bar("stock_faust", 60, 100),
     Bar("bare", 0.5, 0.7),
