@@ -41,7 +41,8 @@ SLICE: Final = 1_000
 #: A fold that has taken so many records is committed: anything between these, so that partitions that have begun
 #: together do not all fold at once, and then all wait for the broker.
 _FOLD_RECORDS: Final = (6_000, 25_000)
-#: And so is one that holds so many windows, items and records that are set aside: these take memory until then.
+#: And so is one that holds so many windows, items and records that are set aside, even in the middle of a batch: these
+#: take memory until then.
 _FOLD_HOLDS: Final = 5_000
 #: After that it waits for no further batch. Until then it does, where there is one: it is being fetched, while other
 #: partitions are folded.
@@ -79,27 +80,29 @@ class Folder:
 
     async def run(self, owned: OwnedPartition, rules: FoldRules) -> None:
         """Fold what arrives for *owned*, batch by batch, until cancelled."""
+        left: Batch | None = None
         while True:
-            batch = await owned.inbox.get()
+            batch = left or await owned.inbox.get()
             owned.folding = True
             async with owned.turn:
                 began = time.perf_counter()
                 with self.tracer.span("fold", partition=rules.partition) as span:
-                    await self._fold(owned, rules, batch, span)
+                    left = await self._fold(owned, rules, batch, span)
                 self.meter.fold_took(time.perf_counter() - began)
-            owned.folding = False
+            owned.folding = left is not None
             owned.silent_since_ms = self.clock.now_ms()
 
-    async def _fold(self, owned: OwnedPartition, rules: FoldRules, first: Batch, span: Span) -> None:
-        """Decode, fold, persist *first* and what follows it closely."""
+    async def _fold(self, owned: OwnedPartition, rules: FoldRules, batch: Batch, span: Span) -> Batch | None:
+        """Decode, fold, persist *batch* and what follows it closely; return a batch of which some is left to fold."""
         fold = Fold(owned.state, rules, self.clock.now_ms())
         until, most = asyncio.get_running_loop().time() + _FOLD_S, self.fold_records()
-        batch: Batch | None = first
-        while batch is not None:
+        following: Batch | None = batch
+        while following is not None:
+            batch = following
             await self._add(fold, batch)
             piling_up = owned.closing is not None and owned.closing.full
             full = piling_up or fold.records >= most or fold.holds >= _FOLD_HOLDS
-            batch = None if full else await self._following(owned, batch, until)
+            following = None if full else await self._following(owned, batch, until)
         if fold.items:
             await self._store(fold)
         async with self.pace.slice():
@@ -111,9 +114,10 @@ class Folder:
         except Aborted as error:
             logger.warning("%s; reading the same records again", error.message)
             self.table.read_again(owned)
-        else:
-            owned.last_fold = span
-            self.meter.folded(fold.records, tally)
+            return None
+        owned.last_fold = span
+        self.meter.folded(fold.records, tally)
+        return batch if batch.records else None
 
     async def _commit(self, owned: OwnedPartition, transaction: Transaction) -> None:
         """Commit *transaction*, and with it the close pass that waits for its turn, if there is one."""
@@ -127,12 +131,13 @@ class Folder:
         closing.committed = closed
 
     async def _add(self, fold: Fold, batch: Batch) -> None:
-        while batch.records:
+        """Fold *batch*, or as much of it as there is room for."""
+        while batch.records and fold.holds < _FOLD_HOLDS:
             async with self.pace.slice():
                 # Many partitions are in the middle of a batch at once: none holds what it is done with.
                 fold.add(batch.topic, batch.partition, batch.records.take(SLICE), decode)
-        # Not before: a partition that waits for its turn to decode holds one batch, not two.
-        self.table.ask_for_more(batch)
+        if not batch.records:  # not before: a partition that waits for its turn to decode holds one batch, not two
+            self.table.ask_for_more(batch)
 
     async def _following(self, owned: OwnedPartition, last: Batch, until: float) -> Batch | None:
         """Return the batch to go on with, waiting for it *until* then; None when there is none, and it is time to

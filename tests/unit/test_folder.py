@@ -155,9 +155,48 @@ async def test_a_fold_that_is_large_enough_is_committed() -> None:
     await run(Owned(*batches(60, 60, 60)), [120, 180])
 
 
-async def test_a_fold_that_holds_much_is_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+# batches          |---- 30 ----|-- 15 --|
+# slices of ten    |   |   |    |   |    |   each with seven windows
+async def test_a_fold_that_holds_much_is_committed_in_the_middle_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feedback, "_FOLD_HOLDS", 7)
-    await run(Owned(*batches(30, 30)), [30, 60])
+    owned = Owned(*batches(30, 15))
+    table = await run(owned, [10, 20, 30, 40, 45])
+    assert table.asked == [30, 45], "no more is asked for before a batch is done with"
+
+
+async def test_a_partition_is_being_folded_for_as_long_as_some_of_a_batch_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the wall clock would close its windows before the rest is counted."""
+    monkeypatch.setattr(feedback, "_FOLD_HOLDS", 7)
+    noted: list[tuple[str, Any]] = []
+
+    class Noting(Owned):
+        def __setattr__(self, name: str, value: Any) -> None:
+            noted.append((name, value))
+            super().__setattr__(name, value)
+
+    owned = Noting(*batches(30))
+    await run(owned, [10, 20, 30])
+    assert [value for name, value in noted if name == "folding"] == [False, True, True, True, True, True, False]
+
+
+# batches     |---- 30 ----|
+# aborted         ^ at 20: the rest is read again too
+async def test_what_is_left_of_a_batch_is_dropped_when_the_fold_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedback, "_FOLD_HOLDS", 7)
+    again = [batch(10, 20, behind=0)]
+    owned = Owned(*batches(30))
+    commit = owned.commit
+
+    async def second_fails(transaction: Transaction) -> None:
+        owned.aborts = int(owned.committed == [10] and not table.closed_when_aborted)
+        await commit(transaction)
+
+    owned.commit = second_fails  # type: ignore[method-assign]
+    table = Table(owned, again=again)
+    await run(owned, [10, 20, 30], table)
+    assert len(table.closed_when_aborted) == 1
 
 
 async def test_a_batch_that_is_on_its_way_is_waited_for() -> None:
