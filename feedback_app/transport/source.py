@@ -23,8 +23,8 @@ from feedback_app.transport.readers import ConfluentReader, Fetched, MakeReader,
 
 logger = logging.getLogger(__name__)
 
-#: Records of one batch, at most: with what follows, it bounds memory. Each batch costs a millisecond on its way through
-#: Faust, however many records it has.
+#: Records of one batch, at most: with what follows, it bounds memory. Each batch costs some 0.6 ms of processor time,
+#: however many records it has.
 BATCH_RECORDS: Final = 8_000
 #: How long a batch waits to be full, where the topics have enough for it: what is fetched comes in answers of some
 #: 1,500 small records, each a few milliseconds after the other.
@@ -139,8 +139,11 @@ class PartitionSource:
 
     def _is_far_behind(self) -> bool:
         """Say whether what is left to read fills a batch, as far as is known."""
-        left = sum(self._known_ends.get(topic, 0) - read_to for topic, read_to in self._read_to.items())
-        return left >= BATCH_RECORDS
+        return sum(self._behind(topic, read_to) for topic, read_to in self._read_to.items()) >= BATCH_RECORDS
+
+    def _behind(self, topic: str, offset: int) -> int:
+        """Return how much further than *offset* a topic goes, as far as is known."""
+        return max(0, self._known_ends.get(topic, 0) - offset)
 
     def at_the_end(self) -> bool:
         """Ask the broker whether there is nothing left to read; False also when it does not answer."""
@@ -198,7 +201,7 @@ class PartitionSource:
         start = self._starts[topic]
         end = self._starts[topic] = (records[-1].offset() or 0) + 1
         self._read_to[topic] = max(self._read_to[topic], end)
-        return Batch(topic, self.partition, start, end, records, behind=max(0, self._known_ends.get(topic, 0) - end))
+        return Batch(topic, self.partition, start, end, records, behind=self._behind(topic, end))
 
     def _hear(self, error: KafkaError) -> None:
         logger.debug("librdkafka: %s", error.str())
