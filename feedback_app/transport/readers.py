@@ -15,6 +15,7 @@ import confluent_kafka
 from confluent_kafka import KafkaError, Message, TopicPartition
 
 from feedback_app.core.events import Records
+from feedback_app.core.headers import headers_of
 
 
 class Fetched(Records, Protocol):
@@ -98,7 +99,7 @@ class ConfluentReader:
 
     def consume(self, limit: int, seconds: float, fill_seconds: float, fill_bytes: int) -> Consumed:
         messages = self._consumer.consume(1, seconds)
-        until, size = time.monotonic() + fill_seconds, sum(map(len, messages))
+        until, size = time.monotonic() + fill_seconds, sum(map(_size, messages))
         while messages and len(messages) < limit and size < fill_bytes:
             # All that are there; told to wait, it would do so until as many are there as it may bring.
             more = self._consumer.consume(limit - len(messages), 0)
@@ -106,7 +107,7 @@ class ConfluentReader:
             if not more:
                 break
             messages += more
-            size += sum(map(len, more))
+            size += sum(map(_size, more))
         records = [message for message in messages if message.error() is None]
         notices: list[Notice] = []
         if len(records) != len(messages):
@@ -143,3 +144,9 @@ class ConfluentReader:
 
     def close(self) -> None:
         self._consumer.close()
+
+
+def _size(message: Message) -> int:
+    """Return how many bytes a record has: any part of it may be large."""
+    headers = sum(len(name) + len(value or b"") for name, value in headers_of(message))
+    return len(message) + len(message.key() or b"") + headers

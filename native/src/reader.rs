@@ -43,19 +43,18 @@ impl Reader {
         let (first, fill) = (Duration::from_secs_f64(seconds), Duration::from_secs_f64(fill_seconds));
         let (fetched, notices) = self.consumer.call(py, |consumer| {
             let mut fetched = Sorted::new(self.partition);
-            let mut until = Instant::now() + first;
-            while fetched.count < limit && fetched.bytes < fill_bytes {
+            consumer.consume(limit.min(1), first, |message| fetched.add(&message))?;
+            let until = Instant::now() + fill;
+            while 0 < fetched.count && fetched.count < limit && fetched.bytes < fill_bytes {
                 let before = fetched.count;
+                // All that are there; told to wait, it would do so until as many are there as it may bring.
                 consumer.consume(STEP.min(limit - before), Duration::ZERO, |message| fetched.add(&message))?;
                 if fetched.count == before {
                     let left = until.saturating_duration_since(Instant::now());
                     consumer.consume(1, left, |message| fetched.add(&message))?;
-                    if fetched.count == before {
-                        break;
-                    }
                 }
-                if before == 0 {
-                    until = Instant::now() + fill;
+                if fetched.count == before {
+                    break;
                 }
             }
             Ok((fetched.topics, fetched.notices))

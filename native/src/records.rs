@@ -39,8 +39,11 @@ impl Stored {
         Stored { topic, partition, data: Vec::new(), entries: Vec::new(), headers: HashMap::new() }
     }
 
-    fn add(&mut self, record: &Fetched<'_>) {
-        let headers = record.headers();
+    /// Copy a record; say how many bytes that are.
+    fn add(&mut self, record: &Fetched<'_>) -> usize {
+        let (headers, before) = (record.headers(), self.data.len());
+        let header_bytes =
+            headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
         if !headers.is_empty() {
             self.headers.insert(self.entries.len(), headers);
         }
@@ -56,6 +59,7 @@ impl Stored {
             has_key: key.is_some(),
             has_value: value.is_some(),
         });
+        header_bytes + self.data.len() - before
     }
 
     /// Give back the room for more: it waits for its turn with many others.
@@ -92,20 +96,18 @@ impl Fetching {
         &self.last.topic
     }
 
-    /// Copy a record; say how many bytes that are.
+    /// See `Stored::add`.
     pub fn add(&mut self, record: &Fetched<'_>) -> usize {
         if self.last.entries.len() == TOGETHER {
             let next = Stored::new(self.last.topic.clone(), self.last.partition);
             self.complete.push_back(Part::all_of(std::mem::replace(&mut self.last, next)));
         }
-        let before = self.last.data.len();
-        self.last.add(record);
-        self.last.data.len() - before
+        self.last.add(record)
     }
 
     pub fn records(mut self) -> Records {
         self.complete.push_back(Part::all_of(self.last));
-        Records { length: self.complete.iter().map(|part| part.range.len()).sum(), parts: self.complete }
+        Records { parts: self.complete }
     }
 }
 
@@ -132,12 +134,11 @@ impl Part {
 #[pyclass]
 pub struct Records {
     parts: VecDeque<Part>,
-    length: usize,
 }
 
 impl Records {
     pub fn len(&self) -> usize {
-        self.length
+        self.parts.iter().map(|part| part.range.len()).sum()
     }
 
     pub fn value(&self, index: usize) -> Option<&[u8]> {
@@ -185,16 +186,15 @@ impl Records {
 
     /// What is taken is held here no longer: it goes when whoever took it is done.
     fn take(&mut self, count: usize) -> Records {
-        let mut taken = Records { parts: VecDeque::new(), length: 0 };
-        while let Some(part) = self.parts.front_mut().filter(|_| taken.length < count) {
-            let some = part.take(count - taken.length);
+        let (mut taken, mut left) = (Records { parts: VecDeque::new() }, count);
+        while let Some(part) = self.parts.front_mut().filter(|_| left > 0) {
+            let some = part.take(left);
             if part.range.is_empty() {
                 self.parts.pop_front();
             }
-            taken.length += some.range.len();
+            left -= some.range.len();
             taken.parts.push_back(some);
         }
-        self.length -= taken.length;
         taken
     }
 }

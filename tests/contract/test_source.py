@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -52,13 +52,8 @@ def test_a_batch_says_how_much_is_behind_it(
 ) -> None:
     """A fold waits for what is behind; and commits when there is next to nothing."""
     ours = settings(broker_url, partitions=1, mongodb_url="mongodb://127.0.0.1:1")
-    topics = Topics.of(ours)
-    ensure_topics(ours, topics.specs())
-    producer = Producer(librdkafka_config(ours) | {"linger.ms": 100})
-    for _ in range(end := BATCH_RECORDS + 7):
-        producer.produce(topics.feedback, b"{}", partition=0)
-    assert producer.flush(10) == 0
-    source = PartitionSource(ours, 0, {topics.feedback: 0}, make_reader=make_reader)
+    topic = filled(ours, [{"value": b"{}"}] * (end := BATCH_RECORDS + 7), **{"linger.ms": 100})
+    source = PartitionSource(ours, 0, {topic: 0}, make_reader=make_reader)
     batches: list[Batch] = []
 
     def at_the_end() -> bool:
@@ -114,37 +109,39 @@ def test_each_topic_has_batches_of_its_own(
 # answers      [...][...][...][...] of 16 KiB at most, one after the other
 # bytes        unbounded   all of them in one batch
 #              100,000     those, and what is there at once besides
+@pytest.mark.parametrize("large", ["value", "key", "header"])
 def test_a_batch_is_filled_from_several_answers(
-    kafka: str, settings: Callable[..., Settings], make_reader: MakeReader
+    kafka: str, settings: Callable[..., Settings], make_reader: MakeReader, large: str
 ) -> None:
-    """And no further than it has bytes: what is fetched is a stranger's, and may be large.
+    """And no further than it has bytes: what is fetched is a stranger's, and any part of it may be large.
 
     Tansu answers with all that there is.
     """
-    ours, records = settings(kafka, partitions=1, mongodb_url="mongodb://127.0.0.1:1"), 600
-    topic = Topics.of(ours).feedback
-    ensure_topics(ours, Topics.of(ours).specs())
-    producer = Producer(librdkafka_config(ours) | {"batch.size": 8_000})
-    for number in range(records):
-        producer.produce(topic, b"%03d" % number + b"." * 997, partition=0)
-    assert producer.flush(30) == 0
+    ours = settings(kafka, partitions=1, mongodb_url="mongodb://127.0.0.1:1")
+    numbers = [b"%03d" % number for number in range(600)]
+
+    def record(number: bytes) -> dict[str, Any]:
+        sizes = {part: 997 * (part == large) for part in ("value", "key", "header")}
+        value, key, header = (b"." * size for size in sizes.values())
+        return {"value": number + value, "key": key, "headers": [("header", header)]}
+
+    topic = filled(ours, map(record, numbers), **{"batch.size": 8_000})
     small = {"queued.min.messages": 1, "queued.max.messages.kbytes": 32, "max.partition.fetch.bytes": 16 << 10}
 
-    def first_batch(fill_bytes: int) -> list[bytes | None]:
+    def first_batch(fill_bytes: int) -> list[bytes]:
         reader: Reader = make_reader(reader_config(ours) | small | {"fetch.queue.backoff.ms": 1}, 0)
         try:
             reader.assign([(topic, 0)])
-            ((name, fetched),), notices = reader.consume(records, 30, 30, fill_bytes)
+            ((name, fetched),), notices = reader.consume(len(numbers), 30, 30, fill_bytes)
             assert (name, notices) == (topic, [])
-            return [record.value() for record in fetched]
+            return [(record.value() or b"")[:3] for record in fetched]
         finally:
             reader.close()
 
-    whole = first_batch(1 << 30)
-    assert [value[:3] for value in whole if value] == [b"%03d" % number for number in range(records)]
+    assert first_batch(1 << 30) == numbers
     part = first_batch(100_000)
-    assert 100 <= len(part) < records // 2
-    assert part == whole[: len(part)]
+    assert 100 <= len(part) < len(numbers) // 2
+    assert part == numbers[: len(part)]
 
 
 # taken        [. . 700 . .][. . 700 . .][. . 700 . .][400]
@@ -153,12 +150,7 @@ def test_records_are_taken_in_their_order_however_many_at_once(
     broker_url: str, settings: Callable[..., Settings], make_reader: MakeReader
 ) -> None:
     ours, records = settings(broker_url, partitions=1, mongodb_url="mongodb://127.0.0.1:1"), 2_500
-    topic = Topics.of(ours).feedback
-    ensure_topics(ours, Topics.of(ours).specs())
-    producer = Producer(librdkafka_config(ours))
-    for number in range(records):
-        producer.produce(topic, b"%d" % number, b"key-%d" % number, partition=0)
-    assert producer.flush(30) == 0
+    topic = filled(ours, ({"value": b"%d" % number, "key": b"key-%d" % number} for number in range(records)))
     reader: Reader = make_reader(reader_config(ours), 0)
     try:
         reader.assign([(topic, 0)])
@@ -187,12 +179,7 @@ def test_a_batch_waits_to_be_full_where_there_is_enough_for_it(
     Tansu says, when it is asked for a topic's end, where its last batch begins.
     """
     ours = settings(kafka, partitions=1, mongodb_url="mongodb://127.0.0.1:1")
-    topic = Topics.of(ours).feedback
-    ensure_topics(ours, Topics.of(ours).specs())
-    producer = Producer(librdkafka_config(ours))
-    for _ in range(end):
-        producer.produce(topic, b"{}", partition=0)
-    assert producer.flush(30) == 0
+    topic = filled(ours, [{"value": b"{}"}] * end)
     told: list[float] = []
 
     class Watched:
@@ -215,6 +202,17 @@ def test_a_batch_waits_to_be_full_where_there_is_enough_for_it(
     finally:
         source.close()
     assert [seconds > 0 for seconds in told] == [waits]
+
+
+def filled(ours: Settings, records: Iterable[dict[str, Any]], **config: Any) -> str:
+    """Return the feedback topic, made, with *records* on its only partition."""
+    topics = Topics.of(ours)
+    ensure_topics(ours, topics.specs())
+    producer = Producer(librdkafka_config(ours) | config)
+    for record in records:
+        producer.produce(topics.feedback, partition=0, **record)
+    assert producer.flush(30) == 0
+    return topics.feedback
 
 
 def fetch_for(source: PartitionSource, seconds: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import count, islice
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -57,9 +57,9 @@ class Record:
 
 
 class Owned:
-    """A partition that remembers what was committed."""
+    """A partition that remembers what was committed; of the commits, as they are counted from 0, *aborts* fail."""
 
-    def __init__(self, *batches: Batch, aborts: int = 0) -> None:
+    def __init__(self, *batches: Batch, aborts: Iterable[int] = ()) -> None:
         self.turn = asyncio.Lock()
         self.folding = False
         self.closing: Closing | None = None
@@ -71,11 +71,11 @@ class Owned:
         self.committed: list[int] = []
         self.changes: list[Changes] = []
         self.first_commit = asyncio.Event()
-        self.aborts = aborts
+        self._attempts = count()
+        self._aborts = set(aborts)
 
     async def commit(self, transaction: Transaction) -> None:
-        if self.aborts:
-            self.aborts -= 1
+        if next(self._attempts) in self._aborts:
             raise Aborted("aborted on purpose")
         self.committed.append(transaction.record.offsets[TOPICS.feedback])
         self.changes.append(transaction.changes)
@@ -185,17 +185,8 @@ async def test_a_partition_is_being_folded_for_as_long_as_some_of_a_batch_is_lef
 # aborted         ^ at 20: the rest is read again too
 async def test_what_is_left_of_a_batch_is_dropped_when_the_fold_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feedback, "_FOLD_HOLDS", 7)
-    again = [batch(10, 20, behind=0)]
-    owned = Owned(*batches(30))
-    commit = owned.commit
-
-    async def second_fails(transaction: Transaction) -> None:
-        owned.aborts = int(owned.committed == [10] and not table.closed_when_aborted)
-        await commit(transaction)
-
-    owned.commit = second_fails  # type: ignore[method-assign]
-    table = Table(owned, again=again)
-    await run(owned, [10, 20, 30], table)
+    owned = Owned(*batches(30), aborts=[1])
+    table = await run(owned, [10, 20, 30], Table(owned, again=[batch(10, 20, behind=0)]))
     assert len(table.closed_when_aborted) == 1
 
 
@@ -269,7 +260,7 @@ async def test_a_fold_takes_a_close_pass_along() -> None:
 
 
 async def test_a_close_pass_is_not_done_when_the_fold_that_takes_it_along_is_aborted() -> None:
-    owned = Owned(*batches(30), aborts=1)
+    owned = Owned(*batches(30), aborts=[0])
     key = key_of("z")
     owned.state.stored = {key: Aggregate().encode()}.get
     stored, _ = plan([(key, Aggregate().encode())])
@@ -280,5 +271,5 @@ async def test_a_close_pass_is_not_done_when_the_fold_that_takes_it_along_is_abo
 
 
 async def test_what_was_aborted_is_read_again() -> None:
-    owned = Owned(*batches(30), aborts=1)
+    owned = Owned(*batches(30), aborts=[0])
     await run(owned, [30], Table(owned, again=batches(30)))

@@ -146,7 +146,7 @@ async def fold(traces: Traces, *, aborts: int = 0, failures: int = 0) -> folding
     """Fold five records: one is invalid, one is late."""
     records = [cast(Any, Record(offset)) for offset in range(5)]
     batch = Batch(folding.TOPICS.feedback, 0, 0, 5, Messages(records))
-    owned = folding.Owned(batch, aborts=aborts)
+    owned = folding.Owned(batch, aborts=range(aborts))
     table = Table(owned, again=[batch._replace(records=Messages(records))])
     rules = FoldRules(0, lambda agent_id: 0, folding.TOPICS, _SIZE, Lateness(0, _SIZE), 1 << 60, keep_items=True)
     folder = Folder(cast(Any, table), Unavailable(failures), SystemClock(), Health(), Pace(), NO_METER, traces.tracer)
