@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ import confluent_kafka
 
 from feedback_app import closing
 from feedback_app.closing import Describe
+from feedback_app.core import partitioning
 from feedback_app.core.counts import Counts, MakeCounts
 from feedback_app.core.documents import Document
 from feedback_app.transport.clients import ConfluentClient, MakeClient
@@ -20,13 +21,26 @@ from feedback_app.transport.readers import ConfluentReader, MakeReader
 logger = logging.getLogger(__name__)
 
 #: What the application and its compiled part know of each other.
-_INTERFACE: Final = 4
+_INTERFACE: Final = 5
 
 
 def counts() -> MakeCounts:
     """Return what counts events: compiled, or in Python."""
     native = _native()
     return Counts if native is None else native.Counts
+
+
+def partitioner(partitions: int) -> Callable[[str], int]:
+    """Return what says which of so many partitions an agent belongs to: compiled, or in Python."""
+    native = _native()
+    if native is None:
+        return partitioning.partitioner(partitions)
+
+    def partition_of(agent_id: str) -> int:
+        partition: int = native.partition_of(agent_id, partitions)
+        return partition
+
+    return partition_of
 
 
 def describe() -> Describe:

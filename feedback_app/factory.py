@@ -18,7 +18,6 @@ from feedback_app.application import FeedbackApp, FeedbackWorker
 from feedback_app.cli import register_commands
 from feedback_app.closing import CloseRules
 from feedback_app.core.clock import Clock, SystemClock
-from feedback_app.core.partitioning import partitioner
 from feedback_app.core.watermark import Lateness
 from feedback_app.credentials import broker_credentials
 from feedback_app.discretion import be_discreet
@@ -164,7 +163,7 @@ def create_app(
 def _register_work(app: FeedbackApp, settings: Settings, topics: Topics, clock: Clock) -> None:
     """Say what runs on each partition that the worker owns."""
     lateness = Lateness(settings.grace_ms, settings.retention_ms)
-    partition_of = partitioner(topics.partitions)
+    partition_of = compiled.partitioner(topics.partitions)
     pace = Pace()
     folder = Folder(app.windows, app.sink, clock, app.health, pace, app.metrics, app.tracing)
     closer = Closer(

@@ -1,15 +1,13 @@
 //! The aggregate of one window, and its stored form: what `feedback_app.core.aggregate` has, to the byte.
 
+use crate::json::write_number;
 use crate::plain::{Event, Rating};
+use crate::tags::Tags;
 
 const VERSION: u8 = 1;
 const FIXED_BYTES: usize = 87;
 const MAX_TAGS: usize = 32;
 const NEVER: u64 = 1 << 62;
-
-/// A tag as it stands in JSON, between the quotes. What wrote it has one form for each text, so equal tags are equal
-/// here, and nothing has to be unescaped.
-type Tag = Box<[u8]>;
 
 pub struct Aggregate {
     pub revision: u32,
@@ -25,8 +23,7 @@ pub struct Aggregate {
     pub first: u64,
     pub last: u64,
     pub checksum: u64,
-    /// In the order in which they were first seen.
-    pub tags: Vec<(Tag, u64)>,
+    pub tags: Tags,
 }
 
 impl Default for Aggregate {
@@ -45,7 +42,7 @@ impl Default for Aggregate {
             first: NEVER,
             last: 0,
             checksum: 0,
-            tags: Vec::new(),
+            tags: Tags::default(),
         }
     }
 }
@@ -72,13 +69,7 @@ impl Aggregate {
         }
         self.comments += u64::from(event.commented);
         for &tag in event.tags() {
-            if let Some((_, count)) = self.tags.iter_mut().find(|(known, _)| **known == *tag) {
-                *count += 1;
-            } else if self.tags.len() < MAX_TAGS {
-                self.tags.push((tag.into(), 1));
-            } else {
-                self.other_tags += 1;
-            }
+            self.other_tags += u64::from(!self.tags.add(tag, MAX_TAGS));
         }
     }
 
@@ -94,8 +85,8 @@ impl Aggregate {
         (self.score_count > 0).then_some(self.score_max)
     }
 
-    pub fn encode(&self) -> Vec<u8> {
-        let mut data = Vec::with_capacity(FIXED_BYTES + 48 * self.tags.len());
+    /// Write the stored form to the end of `data`.
+    pub fn encode(&self, data: &mut Vec<u8>) {
         data.push(VERSION);
         data.extend(self.revision.to_be_bytes());
         for number in [self.positive, self.negative, self.neutral, self.score_count, self.score_sum] {
@@ -106,15 +97,14 @@ impl Aggregate {
             data.extend(number.to_be_bytes());
         }
         for (index, (tag, count)) in self.tags.iter().enumerate() {
-            data.extend(if index == 0 { b"{\"" } else { b",\"" });
-            data.extend(&**tag);
-            data.extend(b"\":");
-            data.extend(count.to_string().bytes());
+            data.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
+            data.extend_from_slice(tag);
+            data.extend_from_slice(b"\":");
+            write_number(data, count);
         }
         if !self.tags.is_empty() {
             data.push(b'}');
         }
-        data
     }
 
     /// Read the stored form; `None` when it is of a version that this one does not know, or no stored form at all.
@@ -163,8 +153,8 @@ impl Fields<'_> {
 }
 
 /// Read what `orjson` wrote of a dictionary of texts and counts; nothing at all stands for none.
-fn read_tags(mut data: &[u8]) -> Option<Vec<(Tag, u64)>> {
-    let mut tags = Vec::new();
+fn read_tags(mut data: &[u8]) -> Option<Tags> {
+    let mut tags = Tags::default();
     while let [separator, b'"', rest @ ..] = data {
         if *separator != if tags.is_empty() { b'{' } else { b',' } {
             return None;
@@ -173,7 +163,9 @@ fn read_tags(mut data: &[u8]) -> Option<Vec<(Tag, u64)>> {
         let after = rest[end..].strip_prefix(b"\":")?;
         let digits = after.iter().position(|byte| !byte.is_ascii_digit())?;
         let count = std::str::from_utf8(&after[..digits]).ok()?.parse().ok()?;
-        tags.push((rest[..end].into(), count));
+        if !tags.push(&rest[..end], count) {
+            return None;
+        }
         data = &after[digits..];
     }
     (data == if tags.is_empty() { &b""[..] } else { b"}" }).then_some(tags)

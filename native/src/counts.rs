@@ -1,6 +1,6 @@
 //! The windows that one fold counts into: `feedback_app.core.counts`, for plain records.
 
-use std::collections::HashMap;
+use std::num::NonZeroU32;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
@@ -11,6 +11,7 @@ use pyo3::types::{PyBytes, PyDict, PySequence, PyString};
 use crate::aggregate::Aggregate;
 use crate::partitioning::partition_of;
 use crate::records::Records;
+use crate::windows::Windows;
 use crate::{checksum, plain};
 
 const OPEN: u8 = b'o';
@@ -21,7 +22,7 @@ const LOG_APPEND_TIME: i32 = 2;
 #[derive(FromPyObject)]
 struct Shortcut {
     partition: u32,
-    partitions: u32,
+    partitions: NonZeroU32,
     stored: Py<PyDict>,
     later_than: PyBackedBytes,
     watermark: i64,
@@ -37,7 +38,7 @@ pub struct Counts {
     max_future_ms: i64,
     now_ms: i64,
     shortcut: Option<Shortcut>,
-    windows: HashMap<Vec<u8>, Aggregate>,
+    windows: Windows,
 }
 
 #[pymethods]
@@ -55,7 +56,7 @@ impl Counts {
         if window_size < 1 {
             return Err(PyValueError::new_err("a window has at least a millisecond"));
         }
-        Ok(Counts { highest, open_window, window_size, max_future_ms, now_ms, shortcut, windows: HashMap::new() })
+        Ok(Counts { highest, open_window, window_size, max_future_ms, now_ms, shortcut, windows: Windows::default() })
     }
 
     fn __len__(&self) -> usize {
@@ -73,24 +74,23 @@ impl Counts {
     }
 
     fn get<'py>(&self, py: Python<'py>, key: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        match self.windows.get(key) {
-            Some(aggregate) => Ok(Some(PyBytes::new(py, &aggregate.encode()))),
-            None => self.stored(py, key),
-        }
+        let Some(aggregate) = self.windows.get(key) else { return self.stored(py, key) };
+        let mut value = Vec::new();
+        aggregate.encode(&mut value);
+        Ok(Some(PyBytes::new(py, &value)))
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> PyResult<()> {
-        self.windows.insert(key.to_vec(), decode(value)?);
+        self.windows.put(key, decode(value)?);
         Ok(())
     }
 
     fn changes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        // In the order of their keys, which is the order that RocksDB keeps them in.
-        let mut windows: Vec<_> = self.windows.iter().collect();
-        windows.sort_unstable_by_key(|&(key, _)| key);
-        let changes = PyDict::new(py);
-        for (key, aggregate) in windows {
-            changes.set_item(PyBytes::new(py, key), PyBytes::new(py, &aggregate.encode()))?;
+        let (changes, mut value) = (PyDict::new(py), Vec::new());
+        for (key, aggregate) in self.windows.sorted() {
+            value.clear();
+            aggregate.encode(&mut value);
+            changes.set_item(PyBytes::new(py, key), PyBytes::new(py, &value))?;
         }
         Ok(changes)
     }
@@ -125,9 +125,8 @@ impl Counts {
             let share = checksum::of(seed, records.offset(index)?);
             if let Some(aggregate) = self.windows.get_mut(&key) {
                 aggregate.add(&event, share);
-            } else if let Some(mut aggregate) = self.open(py, &key)? {
-                aggregate.add(&event, share);
-                self.windows.insert(key.clone(), aggregate);
+            } else if let Some(aggregate) = self.open(py, &key)? {
+                self.windows.put(&key, aggregate).add(&event, share);
             } else {
                 return Ok(index);
             }
@@ -152,11 +151,14 @@ impl Counts {
 
     fn open(&self, py: Python<'_>, key: &[u8]) -> PyResult<Option<Aggregate>> {
         if let Some(shortcut) = &self.shortcut {
-            if let Some(value) = shortcut.stored.bind(py).get_item(PyBytes::new(py, key))? {
-                return decode(value.downcast::<PyBytes>()?.as_bytes()).map(Some);
+            if !shortcut.is_here(key) {
+                return Ok(None);
             }
             if shortcut.is_new(key) {
                 return Ok(Some(Aggregate::default()));
+            }
+            if let Some(value) = shortcut.stored.bind(py).get_item(PyBytes::new(py, key))? {
+                return decode(value.downcast::<PyBytes>()?.as_bytes()).map(Some);
             }
         }
         match self.stored(py, key)? {
@@ -168,11 +170,12 @@ impl Counts {
 }
 
 impl Shortcut {
+    fn is_here(&self, key: &[u8]) -> bool {
+        partition_of(&key[AGENT_AT..], self.partitions) == self.partition
+    }
+
     fn is_new(&self, key: &[u8]) -> bool {
-        let (times, agent_id) = key.split_at(AGENT_AT);
-        key > &*self.later_than
-            && times[1..9] > self.watermark.max(0).to_be_bytes()[..]
-            && partition_of(agent_id, self.partitions) == self.partition
+        key > &*self.later_than && key[1..9] > self.watermark.max(0).to_be_bytes()[..]
     }
 }
 

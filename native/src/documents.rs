@@ -6,6 +6,7 @@ use pyo3::types::{PyBytes, PyDateTime, PyDict, PyList, PyString, PyTzInfo};
 
 use crate::aggregate::Aggregate;
 use crate::dates::Date;
+use crate::json::{is_plain, Object};
 
 type Described<'py> = (Bound<'py, PyDict>, Bound<'py, PyBytes>);
 
@@ -18,6 +19,7 @@ pub fn describe<'py>(
 ) -> PyResult<Vec<Option<Described<'py>>>> {
     let mut bounds = Bounds::default();
     let mut last: Option<Bound<'py, PyDict>> = None;
+    let mut event = Vec::new();
     due.iter()
         .map(|(key, value)| {
             let Some(window) = Window::read(key.as_bytes(), value.as_bytes()) else { return Ok(None) };
@@ -26,7 +28,9 @@ pub fn describe<'py>(
             let id = format!("{}|{}|{}", window.agent_id, window.start, window.size);
             window.fill(&document, &id, &mut bounds)?;
             last = Some(document.clone());
-            Ok(Some((document, PyBytes::new(py, &window.event(&id)))))
+            event.clear();
+            window.write_event(&id, &mut event);
+            Ok(Some((document, PyBytes::new(py, &event))))
         })
         .collect()
 }
@@ -80,31 +84,36 @@ impl<'a> Window<'a> {
         Ok(())
     }
 
-    fn event(&self, id: &str) -> Vec<u8> {
+    fn write_event(&self, id: &str, out: &mut Vec<u8>) {
         let counts = &self.counts;
-        let mut json = Json(Vec::with_capacity(640 + 64 * counts.tags.len()));
-        json.text("_id", id);
-        json.text("agentId", self.agent_id);
-        json.date("windowStart", self.start);
-        json.date("windowEnd", self.start + self.size);
-        json.number("windowSize", self.size);
-        json.number("count", counts.count());
-        json.number("positive", counts.positive);
-        json.number("negative", counts.negative);
-        json.number("neutral", counts.neutral);
-        json.number("scoreCount", counts.score_count);
-        json.number("scoreSum", counts.score_sum);
-        json.number_or_null("scoreMin", counts.score_min());
-        json.number_or_null("scoreMax", counts.score_max());
-        json.number("comments", counts.comments);
-        json.tags("tags", &sorted_tags(counts));
-        json.number("otherTags", counts.other_tags);
-        json.date("firstTimestamp", counts.first);
-        json.date("lastTimestamp", counts.last);
-        json.number("revision", u64::from(counts.revision));
-        json.number("checksum", counts.checksum);
-        json.text("eventId", &format!("{}:{}:{}:{}", self.agent_id, self.start, self.size, counts.revision));
-        json.done()
+        let mut event = Object::begin(out);
+        event.text("_id", id);
+        event.text("agentId", self.agent_id);
+        event.date("windowStart", self.start);
+        event.date("windowEnd", self.start + self.size);
+        event.number("windowSize", self.size);
+        event.number("count", counts.count());
+        event.number("positive", counts.positive);
+        event.number("negative", counts.negative);
+        event.number("neutral", counts.neutral);
+        event.number("scoreCount", counts.score_count);
+        event.number("scoreSum", counts.score_sum);
+        event.number_or_null("scoreMin", counts.score_min());
+        event.number_or_null("scoreMax", counts.score_max());
+        event.number("comments", counts.comments);
+        event.list("tags", &sorted_tags(counts), |out, &(tag, count)| {
+            let mut object = Object::begin(out);
+            object.text("tag", tag);
+            object.number("count", count);
+            object.end();
+        });
+        event.number("otherTags", counts.other_tags);
+        event.date("firstTimestamp", counts.first);
+        event.date("lastTimestamp", counts.last);
+        event.number("revision", u64::from(counts.revision));
+        event.number("checksum", counts.checksum);
+        event.text("eventId", &format!("{}:{}:{}:{}", self.agent_id, self.start, self.size, counts.revision));
+        event.end();
     }
 }
 
@@ -151,7 +160,7 @@ fn date(py: Python<'_>, ms: u64) -> PyResult<Bound<'_, PyDateTime>> {
 fn sorted_tags(counts: &Aggregate) -> Vec<(&str, u64)> {
     // A tag that was read from JSON is UTF-8, and in the order of its bytes is in the order of its characters.
     let mut tags: Vec<_> =
-        counts.tags.iter().filter_map(|(tag, count)| Some((std::str::from_utf8(tag).ok()?, *count))).collect();
+        counts.tags.iter().filter_map(|(tag, count)| Some((std::str::from_utf8(tag).ok()?, count))).collect();
     tags.sort_unstable();
     tags
 }
@@ -165,83 +174,4 @@ fn tag_documents<'py>(py: Python<'py>, counts: &Aggregate) -> PyResult<Bound<'py
         documents.append(document)?;
     }
     Ok(documents)
-}
-
-/// Whether a text is the same in JSON as out of it.
-fn is_plain(text: &[u8]) -> bool {
-    text.iter().all(|&byte| byte >= b' ' && byte != b'"' && byte != b'\\' && byte != 0x7F)
-}
-
-fn write_number(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
-/// A JSON object that is being written, field by field. Its texts are plain.
-struct Json(Vec<u8>);
-
-impl Json {
-    fn name(&mut self, name: &str) {
-        self.0.extend_from_slice(if self.0.is_empty() { b"{\"" } else { b",\"" });
-        self.0.extend_from_slice(name.as_bytes());
-        self.0.extend_from_slice(b"\":");
-    }
-
-    fn text(&mut self, name: &str, text: &str) {
-        self.name(name);
-        self.0.push(b'"');
-        self.0.extend_from_slice(text.as_bytes());
-        self.0.push(b'"');
-    }
-
-    fn number(&mut self, name: &str, number: u64) {
-        self.name(name);
-        write_number(&mut self.0, number);
-    }
-
-    fn number_or_null(&mut self, name: &str, number: Option<u8>) {
-        match number {
-            Some(number) => self.number(name, u64::from(number)),
-            None => {
-                self.name(name);
-                self.0.extend_from_slice(b"null");
-            }
-        }
-    }
-
-    fn date(&mut self, name: &str, ms: u64) {
-        self.name(name);
-        self.0.push(b'"');
-        Date::of(ms).write(&mut self.0);
-        self.0.push(b'"');
-    }
-
-    fn tags(&mut self, name: &str, tags: &[(&str, u64)]) {
-        self.name(name);
-        self.0.push(b'[');
-        for (index, (tag, count)) in tags.iter().enumerate() {
-            if index > 0 {
-                self.0.push(b',');
-            }
-            let mut document = Json(Vec::new());
-            document.text("tag", tag);
-            document.number("count", *count);
-            self.0.extend_from_slice(&document.done());
-        }
-        self.0.push(b']');
-    }
-
-    fn done(mut self) -> Vec<u8> {
-        self.0.push(b'}');
-        self.0
-    }
 }

@@ -10,6 +10,7 @@ mod counts;
 mod dates;
 mod documents;
 mod errors;
+mod json;
 mod library;
 mod librdkafka;
 mod partitioning;
@@ -17,16 +18,19 @@ mod plain;
 mod producer;
 mod reader;
 mod records;
+mod tags;
+mod windows;
 
 use pyo3::prelude::*;
 
 /// The contract between this crate and `feedback_app`: another number means that one of them is too old for the other.
-const INTERFACE: u32 = 4;
+const INTERFACE: u32 = 5;
 
 #[pymodule]
 fn feedback_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("INTERFACE", INTERFACE)?;
     module.add_class::<counts::Counts>()?;
     module.add_class::<library::Librdkafka>()?;
-    module.add_function(wrap_pyfunction!(documents::describe, module)?)
+    module.add_function(wrap_pyfunction!(documents::describe, module)?)?;
+    module.add_function(wrap_pyfunction!(partitioning::partition_of_text, module)?)
 }

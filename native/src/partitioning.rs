@@ -1,10 +1,21 @@
 //! Which partition an agent belongs to: `feedback_app.core.partitioning`.
 
+use std::num::NonZeroU32;
+
+use pyo3::prelude::*;
+
 const SEED: u32 = 0x9747_B28C;
 const M: u32 = 0x5BD1_E995;
 
-pub fn partition_of(agent_id: &[u8], partitions: u32) -> u32 {
+pub fn partition_of(agent_id: &[u8], partitions: NonZeroU32) -> u32 {
     (murmur2(agent_id) & 0x7FFF_FFFF) % partitions
+}
+
+/// The same for an id as Python has it.
+#[pyfunction]
+#[pyo3(name = "partition_of")]
+pub fn partition_of_text(agent_id: &str, partitions: NonZeroU32) -> u32 {
+    partition_of(agent_id.as_bytes(), partitions)
 }
 
 fn murmur2(data: &[u8]) -> u32 {

@@ -144,8 +144,7 @@ impl<'a> Reader<'a> {
     /// The inside of a string that needs no escapes.
     fn text(&mut self) -> Option<&'a [u8]> {
         self.expect(b'"')?;
-        let end = self.rest.iter().position(|&byte| byte == b'"' || byte == b'\\' || byte < b' ')?;
-        let (text, rest) = self.rest.split_at(end);
+        let (text, rest) = self.rest.split_at(plain_until(self.rest)?);
         self.rest = rest.strip_prefix(b"\"")?;
         Some(text)
     }
@@ -232,4 +231,28 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+/// Where the first quote, backslash or control character stands.
+fn plain_until(text: &[u8]) -> Option<usize> {
+    let words = text.chunks_exact(size_of::<u64>());
+    let rest = words.remainder();
+    for (index, word) in words.enumerate() {
+        let marks = marks(u64::from_le_bytes(word.try_into().expect("a chunk has as many bytes as a word")));
+        if marks != 0 {
+            return Some(size_of::<u64>() * index + marks.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|&byte| byte == b'"' || byte == b'\\' || byte < b' ')?;
+    Some(text.len() - rest.len() + at)
+}
+
+/// Mark the lowest byte that is a quote, a backslash or a control character by its highest bit. Bytes above that may be
+/// marked for no reason: a subtraction borrows from them.
+fn marks(word: u64) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH_BITS: u64 = ONES << 7;
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word & HIGH_BITS;
+    let equal = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    below(word, b' ') | equal(b'"') | equal(b'\\')
 }

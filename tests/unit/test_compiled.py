@@ -26,6 +26,7 @@ from feedback_app import closing, compiled
 from feedback_app.core.aggregate import MAX_TAGS, Aggregate
 from feedback_app.core.counts import Counts
 from feedback_app.core.events import LAST_MS, Decoded
+from feedback_app.core.partitioning import partition_of
 from feedback_app.core.state import OPEN, window_key
 from feedback_app.folding import Fold
 from feedback_app.models import decode
@@ -112,6 +113,19 @@ def test_what_is_not_plain_is_left_to_python(native: ModuleType, end: bytes) -> 
 
 
 @pytest.mark.parametrize(
+    "special", [b"\x00", b"\x1f", b'"', b"\\", b"\x7f", b" ", b"!", b"#", b"[", b"]", "é".encode()]
+)
+def test_a_text_is_plain_up_to_its_first_special_byte_wherever_that_is(native: ModuleType, special: bytes) -> None:
+    """Eight bytes are looked at at once, and what is left over one by one."""
+    plain = special >= b" " and special not in {b'"', b"\\"}
+    for length in range(20):
+        for at in range(length + 1):
+            text = b"~" * at + special + b"~" * (length - at)
+            value = orjson.dumps(valid(NOW_MS))[:-1] + b',"comment":"%b"}' % text
+            assert asked_about(native, value) != plain, (length, at)
+
+
+@pytest.mark.parametrize(
     "timestamp", [b"0%d" % NOW_MS, b"-1", b"1.7e12", b"%d.0" % NOW_MS, b"%d" % (LAST_MS + 1), b'"x"']
 )
 def test_a_time_that_is_not_plain_is_left_to_python(native: ModuleType, timestamp: bytes) -> None:
@@ -163,6 +177,23 @@ def test_tags_are_named_up_to_the_same_number(native: ModuleType) -> None:
     (window,) = stored[Counts].values()
     aggregate = Aggregate.decode(window or b"")
     assert (len(aggregate.tags or {}), aggregate.other_tags) == (MAX_TAGS, 2 * (48 - MAX_TAGS))
+
+
+def test_tags_of_any_size_are_counted_beside_each_other(native: ModuleType) -> None:
+    """Short ones first, which stand in the window itself; and one that is the beginning of another."""
+    values = [
+        orjson.dumps(valid(NOW_MS, tags=tags))
+        for tags in (["a", "ab"], ["ab", "b"], ["😀" * 32, "a"], ["ab", "x" * 32, "😀" * 31], ["a", "😀" * 32])
+    ]
+    changes = []
+    for counts in (native.Counts, Counts):
+        fold = Fold(State(), replace(RULES, keep_items=False, counts=counts), NOW_MS)
+        fold.add("feedback", 0, [Record(value, offset) for offset, value in enumerate(values)], decode)
+        changes.append(fold.transaction().changes)
+    assert changes[0] == changes[1]
+    (window,) = changes[0].values()
+    counted = {"a": 3, "ab": 3, "b": 1, "😀" * 32: 2, "x" * 32: 1, "😀" * 31: 1}
+    assert Aggregate.decode(window or b"").tags == counted
 
 
 def test_of_what_the_simulator_sends_python_sees_next_to_nothing(native: ModuleType) -> None:
@@ -279,6 +310,15 @@ def test_what_needs_no_escapes_is_described_without_python(native: ModuleType) -
         assert native.describe([(plain[0], aggregate.encode())]) == [None]
 
 
+# -- partitioning --------------------------------------------------------------------------------------------------
+
+
+@_SHARED
+@given(_TEXTS, st.integers(1, 1_000))
+def test_an_agent_belongs_to_the_same_partition(native: ModuleType, agent_id: str, partitions: int) -> None:
+    assert compiled.partitioner(partitions)(agent_id) == partition_of(agent_id, partitions)
+
+
 # -- whether there is one ------------------------------------------------------------------------------------------
 
 
@@ -287,6 +327,7 @@ def test_where_there_is_none_python_does_it(monkeypatch: pytest.MonkeyPatch, cap
     with caplog.at_level(logging.INFO):
         assert (compiled.counts(), compiled.describe()) == (Counts, closing.describe)
     assert (compiled.client(), compiled.reader()) == (ConfluentClient, ConfluentReader)
+    assert compiled.partitioner(7)("ann") == partition_of("ann", 7)
     assert [record.getMessage() for record in caplog.records] == [
         "Events are counted in Python: feedback_native is not installed, which does it faster."
     ]
