@@ -1,6 +1,6 @@
 //! The aggregate of one window, and its stored form: what `feedback_app.core.aggregate` has, to the byte.
 
-use crate::json::write_number;
+use crate::json::Object;
 use crate::plain::{Event, Rating};
 use crate::tags::Tags;
 
@@ -96,14 +96,12 @@ impl Aggregate {
         for number in [self.comments, self.other_tags, self.first, self.last, self.checksum] {
             data.extend(number.to_be_bytes());
         }
-        for (index, (tag, count)) in self.tags.iter().enumerate() {
-            data.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
-            data.extend_from_slice(tag);
-            data.extend_from_slice(b"\":");
-            write_number(data, count);
-        }
         if !self.tags.is_empty() {
-            data.push(b'}');
+            let mut tags = Object::begin(data);
+            for (tag, count) in self.tags.iter() {
+                tags.number(tag, count);
+            }
+            tags.end();
         }
     }
 

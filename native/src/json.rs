@@ -1,4 +1,5 @@
-//! JSON, written into a buffer that may have something in it already. All texts are plain: the same in JSON as out of it.
+//! JSON, written into a buffer that may have something in it already. Texts and names are written as they are: they are
+//! plain, the same in JSON as out of it, or stand as they do in JSON.
 
 use crate::dates::Date;
 
@@ -7,7 +8,7 @@ pub fn is_plain(text: &[u8]) -> bool {
     text.iter().all(|&byte| byte >= b' ' && byte != b'"' && byte != b'\\' && byte != 0x7F)
 }
 
-pub fn write_number(out: &mut Vec<u8>, mut number: u64) {
+fn write_number(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
@@ -40,7 +41,7 @@ impl<'a> Object<'a> {
         self.quoted(name, |out| Date::of(ms).write(out));
     }
 
-    pub fn number(&mut self, name: &str, number: u64) {
+    pub fn number(&mut self, name: impl AsRef<[u8]>, number: u64) {
         self.name(name);
         write_number(self.out, number);
     }
@@ -73,10 +74,10 @@ impl<'a> Object<'a> {
         self.out.push(b'}');
     }
 
-    fn name(&mut self, name: &str) {
+    fn name(&mut self, name: impl AsRef<[u8]>) {
         self.out.extend_from_slice(self.before_field);
         self.before_field = b",\"";
-        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(name.as_ref());
         self.out.extend_from_slice(b"\":");
     }
 
